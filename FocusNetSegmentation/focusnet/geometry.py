@@ -1,8 +1,8 @@
 """Geometry of medical volumes, apart from their arrays.
 
 Arrays are ordered ``(z, y, x)``, world coordinates are LPS in millimetres (+x to the patient's left, +y to the back,
-+z to the head). Index arguments and results are in array order ``(z, y, x)``; the affine itself acts on ``(i, j, k, 1)``
-with ``i`` along ``x``, as in SimpleITK and NIfTI.
++z to the head). Index arguments and results are in array order ``(z, y, x)``; the affine itself acts on
+``(i, j, k, 1)`` with ``i`` along ``x``, as in SimpleITK and NIfTI.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
@@ -75,8 +75,8 @@ class Geometry:
 
     Attributes:
         shape_zyx: Shape of the array.
-        affine: 4x4 matrix from homogeneous voxel index ``(i, j, k, 1)``, ``i`` along x, to LPS millimetres at the voxel's
-            centre. Any invertible affine is allowed: flipped, permuted, oblique and sheared.
+        affine: 4x4 matrix from homogeneous voxel index ``(i, j, k, 1)``, ``i`` along x, to LPS millimetres at the
+            voxel's centre. Any invertible affine is allowed: flipped, permuted, oblique and sheared.
         frame_of_reference: DICOM frame of reference UID, where known.
 
     Raises:
@@ -91,12 +91,10 @@ class Geometry:
         shape = tuple(int(n) for n in self.shape_zyx)
         affine = np.array(self.affine, dtype=np.float64)
         if len(shape) != 3 or min(shape) < 1:
-            raise FocusNetError(
-                "E_BAD_GEOMETRY", f"A volume needs three axes of at least one voxel, got shape {shape}."
-            )
+            raise FocusNetError("E_BAD_GEOMETRY", f"Expected three axes of at least one voxel, got shape {shape}.")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.array_equal(affine[3], [0, 0, 0, 1]):
             raise FocusNetError(
-                "E_BAD_GEOMETRY", "The index-to-world matrix is not a finite 4x4 affine; check the header."
+                "E_BAD_GEOMETRY", "The index-to-world matrix is no finite 4x4 affine; check the header."
             )
         if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
             raise FocusNetError("E_BAD_GEOMETRY", "The index-to-world matrix is singular; check spacing and direction.")
@@ -312,13 +310,12 @@ def resample(
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(matrix[:3, :3].ravel().tolist())
     transform.SetTranslation(matrix[:3, 3].tolist())
-    resampled = sitk.Resample(
-        sitk.GetImageFromArray(array),
-        size=target.shape_zyx[::-1],
-        transform=transform,
-        interpolator=sitk.sitkLinear if order == "linear" else sitk.sitkNearestNeighbor,
-        defaultPixelValue=float(fill),
-    )
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(target.shape_zyx[::-1])
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(sitk.sitkLinear if order == "linear" else sitk.sitkNearestNeighbor)
+    resampler.SetDefaultPixelValue(float(fill))
+    resampled = resampler.Execute(sitk.GetImageFromArray(array))
     return Volume(sitk.GetArrayFromImage(resampled), target)
 
 
