@@ -1,0 +1,1 @@
+"""The networks of FocusNetv2, free of files, geometry and training."""
