@@ -5,9 +5,13 @@ from typing import Any
 
 from torch import nn
 
+from focusnet.networks.autoencoder import ShapeAutoencoder
+from focusnet.networks.focusnet import FocusNetV2
 from focusnet.networks.snet import SNet
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "focusnetv2": FocusNetV2,
+    "shape_autoencoder": ShapeAutoencoder,
     "snet": SNet,
 }
 
