@@ -1,0 +1,51 @@
+"""Checkpoints that survive a crash: written aside, flushed to the disk, renamed; read without unpickling code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from focusnet.errors import FocusNetError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings and containers of them) so that ``path`` is whole at every moment.
+
+    Raises:
+        FocusNetError: ``E_CHECKPOINT_WRITE`` when the disk is full or read-only; the file that was there stays.
+    """
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise FocusNetError(
+            "E_CHECKPOINT_WRITE",
+            f"Can't write {path.name} ({error}); free space, then resume from the last checkpoint.",
+        ) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        FocusNetError: ``E_CHECKPOINT`` when the file is missing, damaged, of another format or holds code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise FocusNetError(
+            "E_CHECKPOINT", f"{path.name} is not a readable checkpoint; start the stage anew."
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise FocusNetError("E_CHECKPOINT", f"{path.name} is not a checkpoint of this version (format {FORMAT}).")
+    return state

@@ -1,0 +1,177 @@
+"""Validated configuration of a training run; every ▸ choice of the method is a value here."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from focusnet.errors import FocusNetError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+StageName = Literal["snet", "sol", "sos", "joint"]
+Range = tuple[float, float]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkConfig(_Model):
+    """Arguments of `focusnet.networks.focusnet.FocusNetV2` (METHOD §1)."""
+
+    widths: tuple[int, int, int] = (32, 48, 64)
+    growth: int = Field(64, ge=1)
+    dilations: tuple[int, ...] = (3, 6, 12, 18)
+    norm: Literal["instance", "batch"] = "instance"
+    sos: Literal["plain", "unet"] = "plain"
+    concatenate_ct: bool = True
+    roi_shape_zyx: tuple[int, int, int] = (8, 64, 64)
+
+
+class DataConfig(_Model):
+    """What is learned and on which grid."""
+
+    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 3.0)
+    window_hu: Range = (-200.0, 1000.0)
+    organs: tuple[str, ...] | None = Field(None, description="Canonical keys; None takes all of the data set")
+    small_organs: tuple[str, ...] | Literal["auto"] = "auto"
+    small_voxels: float = Field(1000.0, description="Volume rule: mean voxels at working spacing below which small")
+    chunk_zyx: tuple[int, int, int] = (40, 240, 240)
+    fold: int = 0
+
+    @model_validator(mode="after")
+    def _divisible(self) -> DataConfig:
+        if self.chunk_zyx[0] % 2 or self.chunk_zyx[1] % 4 or self.chunk_zyx[2] % 4:
+            raise ValueError(f"chunk_zyx must be divisible by (2, 4, 4), got {self.chunk_zyx}")
+        return self
+
+
+class AugmentationConfig(_Model):
+    """Random changes of a chunk; geometry per METHOD §4, intensities for robustness. No mirroring: sides matter."""
+
+    rotation_axial_deg: float = 10.0
+    rotation_tilt_deg: float = 5.0
+    scale: Range = (0.7, 1.3)
+    translation_mm: float = 40.0
+    probability: float = Field(0.3, ge=0, le=1, description="Chance of each intensity change")
+    noise_hu: float = 30.0
+    blur_mm: float = 2.0
+    contrast: Range = (0.9, 1.1)
+    shift_hu: float = 20.0
+    coarse_factor: float = Field(2.0, ge=1, description="Largest loss of in-plane or axial resolution")
+    field_of_view_cut: float = Field(0.25, ge=0, lt=1, description="Largest share of a side replaced by air")
+
+
+class LossConfig(_Model):
+    """Weighted focal + Dice (METHOD §3)."""
+
+    gamma: float = 2.0
+    dice_weight: float = 1.0
+    weight_range: Range = (0.25, 4.0)
+    missing: Literal["marginal", "masked"] = "marginal"
+    heatmap_sigma_mm: float = 5.0
+    heatmap_weight: float = Field(200.0, description="Weight of a voxel at the peak relative to one without organ")
+
+
+class StageConfig(_Model):
+    """One stage of the schedule (METHOD §4)."""
+
+    name: StageName
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = 0.0
+    accumulate: int = Field(1, ge=1)
+    validate_every: int = Field(250, ge=1)
+    foreground: float = Field(0.7, ge=0, le=1, description="Share of chunks centred on an organ")
+
+
+class TrainingConfig(_Model):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    loss: LossConfig = LossConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="0 keeps no moving average of the weights")
+    gradient_clip: float = Field(5.0, gt=0)
+    max_skipped_steps: int = 20
+    validation_cases: int | None = Field(None, description="Limit of cases in the validations between steps")
+
+    @model_validator(mode="after")
+    def _order(self) -> TrainingConfig:
+        order = [s.name for s in self.stages]
+        if len(set(order)) != len(order) or order != sorted(order, key=["snet", "sol", "sos", "joint"].index):
+            raise ValueError(f"stages run once each in the order snet, sol, sos, joint; got {order}")
+        return self
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    folder = resources.files(__package__).joinpath("presets")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_preset(name: str, overrides: list[str] | None = None) -> TrainingConfig:
+    """Configuration of a shipped preset.
+
+    Raises:
+        FocusNetError: ``E_UNKNOWN_PRESET``, ``E_CONFIG``.
+    """
+    if name not in preset_names():
+        raise FocusNetError("E_UNKNOWN_PRESET", f"No preset '{name}'; there are {', '.join(preset_names())}.")
+    text = resources.files(__package__).joinpath("presets", f"{name}.toml").read_text("utf-8")
+    return _parse(text, overrides or [], f"preset {name}")
+
+
+def load_config(path: Path, overrides: list[str] | None = None) -> TrainingConfig:
+    """Configuration from a TOML file.
+
+    Raises:
+        FocusNetError: ``E_CONFIG`` when the file can't be read or a value does not fit.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise FocusNetError("E_CONFIG", f"Can't read the configuration: {error.strerror}.") from error
+    return _parse(text, overrides or [], path.name)
+
+
+def _parse(text: str, overrides: list[str], source: str) -> TrainingConfig:
+    try:
+        values = tomllib.loads(text)
+        for override in overrides:
+            _set(values, override)
+        return TrainingConfig.model_validate(values)
+    except tomllib.TOMLDecodeError as error:
+        raise FocusNetError("E_CONFIG", f"{source} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FocusNetError("E_CONFIG", f"{source}: {where}: {first['msg']}.") from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    """Apply ``a.b=value``; a stage is addressed by name, ``stages.snet.steps=100``."""
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise FocusNetError("E_CONFIG", f"Expected key=value, got '{override}'.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    keys = path.strip().split(".")
+    node: Any = values
+    for key in keys[:-1]:
+        if isinstance(node, list):
+            node = next((stage for stage in node if stage.get("name") == key), None)
+        else:
+            node = node.setdefault(key, {})
+        if not isinstance(node, dict | list):
+            raise FocusNetError("E_CONFIG", f"No configuration value '{path}'.")
+    node[keys[-1]] = value

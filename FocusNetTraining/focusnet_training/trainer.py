@@ -1,0 +1,396 @@
+"""One loop for all stages: steps, validation, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from focusnet.devices import DTYPES, keep_memory, resolve_device, resolve_precision
+from focusnet.errors import FocusNetError
+from focusnet.networks.builders import build
+from focusnet.networks.focusnet import FocusNetV2
+from focusnet.preprocessing import Intensity
+from torch import Tensor
+
+from focusnet_training.augmentation import augment_intensity, cut_field_of_view, extract_chunk, random_affine
+from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
+from focusnet_training.config import StageConfig, TrainingConfig
+from focusnet_training.datasets import Dataset, PreparedCase, prepare, small_organs
+from focusnet_training.losses import class_weights
+from focusnet_training.sampling import ChunkSampler, step_generator
+from focusnet_training.stages import STAGES, Batch, Task
+from focusnet_training.validation import ValidationResult, validate
+
+SAVE_EVERY_S = 60.0
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a run is carried out; nothing here changes what is learned on one device.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda[:n]`` or ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16``.
+        max_hours: Stop cleanly after this time; resume goes on.
+        report: Called with the status after every report interval.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    max_hours: float = math.inf
+    report: Report | None = None
+
+
+class Trainer:
+    """Trains one model through its stages in a run folder.
+
+    The folder holds ``config.json``, ``status.json``, ``log.csv``, ``last.pt`` and ``best-STAGE.pt``.
+
+    Args:
+        config: What is trained.
+        dataset: Cases and split.
+        folder: Run folder.
+        options: Device and limits.
+        cache: Folder of prepared cases, shared between runs if wanted.
+
+    Raises:
+        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (small-organ stages without small organs, unknown organs).
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        dataset: Dataset,
+        folder: Path,
+        options: TrainingOptions = TrainingOptions(),
+        cache: Path | None = None,
+    ) -> None:
+        self.config, self.folder, self.options = config, folder, options
+        folder.mkdir(parents=True, exist_ok=True)
+        self.device = resolve_device(options.device)
+        self.precision = resolve_precision(options.precision, self.device)
+        if self.device.type == "cpu":
+            keep_memory()
+        self.organs = _chosen_organs(config, dataset)
+        spacing = config.data.spacing_xyz
+        cache = cache or folder / "cache"
+        self.training = prepare(dataset, dataset.training, self.organs, spacing, cache)
+        self.validation = prepare(dataset, dataset.validation, self.organs, spacing, cache)
+        self.small = _chosen_small(config, self.training, self.organs)
+        self.data_hash = _hash_cases(dataset, self.organs, self.small)
+        torch.manual_seed(config.seed)
+        self.model = build_model(config, len(self.organs), len(self.small)).to(self.device)
+        if self.device.type == "cpu":
+            self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.ema = deepcopy(self.model).eval().requires_grad_(False) if config.ema_decay else None
+        self.intensity = Intensity(config.data.window_hu)
+        self.task = Task(
+            torch.as_tensor(
+                class_weights(_mean_voxels(self.training, len(self.organs)), config.loss.weight_range),
+                dtype=torch.float32,
+                device=self.device,
+            ),
+            tuple(self.organs.index(o) + 1 for o in self.small),
+            config.network.roi_shape_zyx,
+            config.loss,
+        )
+        self.stage_index, self.step, self.skipped, self.best = 0, 0, 0, -math.inf
+        self._optimizer_state: dict[str, Any] | None = None
+        self._started = time.monotonic()
+
+    @property
+    def averaged(self) -> FocusNetV2:
+        """The weights that are validated and shipped: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema
+
+    def run(self, *, resume: bool = False, until: str | None = None) -> bool:
+        """Train the stages in order.
+
+        Args:
+            resume: Go on from ``last.pt``.
+            until: Stop after this stage.
+
+        Returns:
+            Whether all stages asked for are finished (False when the time budget ended first).
+
+        Raises:
+            FocusNetError: ``E_RUN_EXISTS``, ``E_RESUME_MISMATCH``, ``E_CHECKPOINT``, ``E_DIVERGED``.
+        """
+        last = self.folder / "last.pt"
+        if resume:
+            self._restore(load_checkpoint(last))
+        elif last.exists():
+            raise FocusNetError("E_RUN_EXISTS", f"{self.folder.name} holds a run; resume it or give a new folder.")
+        else:
+            (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), "utf-8")
+        while self.stage_index < len(self.config.stages):
+            stage = self.config.stages[self.stage_index]
+            if not self._run_stage(stage):
+                return False
+            self._finish_stage(stage)
+            if stage.name == until:
+                return True
+        self._status("finished", {})
+        return True
+
+    def _run_stage(self, config: StageConfig) -> bool:
+        stage = STAGES[config.name]
+        self.model.set_trainable(set(stage.trainable))
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
+        sampler = ChunkSampler(
+            self.training, stage.focus, self.task.small_classes, self.config.data.chunk_zyx, config.foreground
+        )
+        saved = time.monotonic()
+        recent: list[dict[str, float]] = []
+        while self.step < config.steps:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * schedule(self.step, config)
+            recent.append(self._train_step(stage.losses, sampler, optimizer, parameters, config))
+            self.step += 1
+            if self.step % config.validate_every == 0 or self.step == config.steps:
+                self._validate(config, recent)
+                recent = []
+                self._save(optimizer)
+                saved = time.monotonic()
+            elif time.monotonic() - saved > SAVE_EVERY_S:
+                self._save(optimizer)
+                saved = time.monotonic()
+            if time.monotonic() - self._started > self.options.max_hours * 3600 and self.step < config.steps:
+                self._save(optimizer)
+                self._status("paused", {})
+                return False
+        return True
+
+    def _train_step(
+        self,
+        losses: Callable[..., Any],
+        sampler: ChunkSampler,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Tensor],
+        config: StageConfig,
+    ) -> dict[str, float]:
+        optimizer.zero_grad(set_to_none=True)
+        terms: dict[str, float] = {}
+        for part in range(config.accumulate):
+            rng = step_generator(self.config.seed, config.name, self.step * config.accumulate + part)
+            batch = self._batch(sampler, rng)
+            with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+                values = losses(self.model, batch, self.task, rng)
+                total = torch.stack(list(values.values())).sum() / config.accumulate
+            total.backward()
+            for name, value in values.items():
+                terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
+        if not math.isfinite(sum(terms.values())) or not bool(torch.isfinite(norm)):
+            self.skipped += 1
+            if self.skipped > self.config.max_skipped_steps:
+                raise FocusNetError(
+                    "E_DIVERGED",
+                    f"{self.skipped} steps gave no finite loss; lower the learning rate of stage {config.name} "
+                    "and resume from the last checkpoint.",
+                )
+            return {}
+        optimizer.step()
+        if self.ema is not None:
+            decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for mine, new in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
+                    if mine.is_floating_point():
+                        mine.lerp_(new, 1 - decay)
+                    else:
+                        mine.copy_(new)
+        return terms
+
+    def _batch(self, sampler: ChunkSampler, rng: np.random.Generator) -> Batch:
+        case, centre = sampler.draw(rng)
+        config = self.config.augmentation
+        ct, labels = extract_chunk(
+            torch.from_numpy(np.array(case.ct)).to(self.device),
+            torch.from_numpy(np.array(case.labels)).to(self.device),
+            centre + rng.uniform(-1, 1, 3) * (0, *(0.25 * np.minimum(config.translation_mm / _yx(case), 64))),
+            random_affine(config, rng),
+            case.geometry.spacing_zyx,
+            self.config.data.chunk_zyx,
+        )
+        ct, labels = cut_field_of_view(ct, labels, config, rng)
+        ct = augment_intensity(ct, case.geometry.spacing_zyx, config, rng)
+        low, high = self.intensity.window_hu
+        ct = (ct.clamp(low, high) - low) * (2.0 / (high - low)) - 1.0
+        if self.device.type == "cpu":
+            ct = ct.contiguous(memory_format=torch.channels_last_3d)
+        return Batch(ct, labels, torch.from_numpy(case.annotated).to(self.device), case.geometry.spacing_zyx)
+
+    def _validate(self, config: StageConfig, recent: list[dict[str, float]]) -> None:
+        cases = self.validation[: self.config.validation_cases]
+        result = validate(
+            self.averaged,
+            cases,
+            self.organs,
+            self.task.small_classes,
+            stage=config.name,
+            intensity=self.intensity,
+            chunk_depth=self.config.data.chunk_zyx[0],
+            device=self.device,
+            precision=self.precision,
+        )
+        means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in {k for r in recent for k in r}}
+        self._log(config, means, result)
+        if result.score > self.best:
+            self.best = result.score
+            save_checkpoint(
+                self.folder / f"best-{config.name}.pt",
+                {"model": self.averaged.state_dict(), "score": self.best, "step": self.step, **self._identity()},
+            )
+
+    def _finish_stage(self, config: StageConfig) -> None:
+        """Go on from the best validation checkpoint of the stage that ended."""
+        best = load_checkpoint(self.folder / f"best-{config.name}.pt")
+        for model in (self.model, self.ema):
+            if model is not None:
+                model.load_state_dict(best["model"])
+        self.stage_index, self.step, self.best = self.stage_index + 1, 0, -math.inf
+        self._save(None)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"config": self.config.model_dump_json(), "data": self.data_hash}
+
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        save_checkpoint(
+            self.folder / "last.pt",
+            {
+                **self._identity(),
+                "stage": self.stage_index,
+                "step": self.step,
+                "skipped": self.skipped,
+                "best": self.best,
+                "model": self.model.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+                "optimizer": None if optimizer is None else optimizer.state_dict(),
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        difference = _difference(json.loads(state["config"]), json.loads(self.config.model_dump_json()))
+        if state["data"] != self.data_hash:
+            difference.append("the training data or label set")
+        if difference:
+            raise FocusNetError(
+                "E_RESUME_MISMATCH", f"The run was started with other values of {', '.join(difference)}."
+            )
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.stage_index, self.step = state["stage"], state["step"]
+        self.skipped, self.best = state["skipped"], state["best"]
+        self._optimizer_state = state["optimizer"]
+
+    def _log(self, config: StageConfig, losses: dict[str, float], result: ValidationResult) -> None:
+        row = {
+            "stage": config.name,
+            "step": self.step,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "score": round(result.score, 5),
+            **{f"loss_{k}": round(v, 5) for k, v in sorted(losses.items())},
+            **{f"dsc_{k}": round(v, 4) for k, v in result.dsc.items()},
+            **{f"error_mm_{k}": round(v, 2) for k, v in result.localisation_mm.items()},
+        }
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._status("training", row)
+
+    def _status(self, state: str, row: dict[str, Any]) -> None:
+        stages = self.config.stages
+        done = sum(s.steps for s in stages[: self.stage_index]) + self.step
+        status = {"state": state, "steps_done": done, "steps_total": sum(s.steps for s in stages), **row}
+        partial = self.folder / "status.json.part"
+        partial.write_text(json.dumps(status), "utf-8")
+        partial.replace(self.folder / "status.json")
+        if self.options.report is not None:
+            self.options.report(status)
+
+
+def build_model(config: TrainingConfig, organs: int, small: int) -> FocusNetV2:
+    """The network of a configuration for ``organs`` classes and ``small`` small organs."""
+    model = build("focusnetv2", **network_arguments(config, organs, small))
+    assert isinstance(model, FocusNetV2)
+    return model
+
+
+def network_arguments(config: TrainingConfig, organs: int, small: int) -> dict[str, Any]:
+    """Constructor arguments of the network, as the bundle stores them."""
+    return {"num_classes": organs + 1, "num_small": small, **config.network.model_dump()}
+
+
+def schedule(step: int, config: StageConfig) -> float:
+    """Learning-rate factor: linear warm-up, then a half cosine to zero."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _yx(case: PreparedCase) -> np.ndarray:
+    return np.asarray(case.geometry.spacing_zyx[1:])
+
+
+def _chosen_organs(config: TrainingConfig, dataset: Dataset) -> tuple[str, ...]:
+    organs = config.data.organs or dataset.organs
+    unknown = set(organs) - set(dataset.organs)
+    if unknown:
+        raise FocusNetError("E_CONFIG", f"The data set has no {', '.join(sorted(unknown))}.")
+    return organs
+
+
+def _chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str]) -> tuple[str, ...]:
+    if config.data.small_organs == "auto":
+        small = tuple(small_organs(cases, organs, config.data.small_voxels, config.network.roi_shape_zyx))
+    else:
+        small = config.data.small_organs
+        unknown = set(small) - set(organs)
+        if unknown:
+            raise FocusNetError("E_CONFIG", f"small_organs names {', '.join(sorted(unknown))}, which are not trained.")
+    if not small and any(stage.name != "snet" for stage in config.stages):
+        raise FocusNetError(
+            "E_CONFIG",
+            "No organ is small by the volume rule; train the stage snet alone, or name small_organs.",
+        )
+    return small
+
+
+def _mean_voxels(cases: Sequence[PreparedCase], organs: int) -> list[float]:
+    sizes = [[c.voxels[k].size for c in cases if k in c.voxels] for k in range(1, organs + 1)]
+    return [float(np.mean(s)) if s else 1.0 for s in sizes]
+
+
+def _hash_cases(dataset: Dataset, organs: Sequence[str], small: Sequence[str]) -> str:
+    cases = [
+        (name, dataset.cases[name].image.stat().st_size, sorted(dataset.cases[name].annotated))
+        for name in (*dataset.training, *dataset.validation)
+    ]
+    content = json.dumps([cases, list(organs), list(small), dataset.training, dataset.validation])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += _difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names

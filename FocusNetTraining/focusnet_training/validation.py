@@ -1,0 +1,154 @@
+"""Validation between steps: whole cases on the working grid, in overlapping 40-slice chunks as in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from focusnet.devices import Precision, computing
+from focusnet.networks.focusnet import FocusNetV2
+from focusnet.networks.roi import crop_roi, find_peaks, roi_start
+from focusnet.preprocessing import Intensity
+from focusnet.tiling import piece_starts, piece_weights
+from torch import Tensor
+
+from focusnet_training.config import StageName
+from focusnet_training.datasets import PreparedCase
+
+OVERLAP_SLICES = 10
+CHUNK_MULTIPLE_ZYX = (2, 4, 4)
+PENALTY_MM = 30.0
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Means over the validation cases.
+
+    Attributes:
+        score: What chooses the checkpoint of the stage: mean DSC over the organs, for SOL-Net minus the mean
+            localisation error in units of 100 mm.
+        dsc: Mean DSC of each organ over the cases where it counts.
+        localisation_mm: Mean distance of peak and true centroid of each small organ.
+    """
+
+    score: float
+    dsc: dict[str, float]
+    localisation_mm: dict[str, float]
+
+
+def validate(
+    model: FocusNetV2,
+    cases: Sequence[PreparedCase],
+    organs: Sequence[str],
+    small_classes: Sequence[int],
+    *,
+    stage: StageName,
+    intensity: Intensity,
+    chunk_depth: int,
+    device: torch.device,
+    precision: Precision,
+) -> ValidationResult:
+    """Score a model on prepared cases; organs that were not annotated or mostly lie outside the image don't count."""
+    dsc: dict[str, list[float]] = {organ: [] for organ in organs}
+    errors: dict[str, list[float]] = {organs[c - 1]: [] for c in small_classes}
+    localise = stage != "snet"
+    training = model.training
+    model.eval()
+    for case in cases:
+        with computing(device, precision):
+            probability, heatmaps, features, ct = predict_case(model, case, intensity, chunk_depth, device, localise)
+            if heatmaps is not None:
+                for k, value in enumerate(small_classes):
+                    if case.scored[value - 1] and value in case.voxels:
+                        errors[organs[value - 1]].append(_localisation_error(heatmaps[k], case, value))
+            if stage in ("sos", "joint"):
+                assert heatmaps is not None
+                assert features is not None
+                refine(model, probability, heatmaps, features, ct, small_classes)
+        if stage == "sol":
+            continue
+        shape = case.ct.shape
+        predicted = probability[:, : shape[0], : shape[1], : shape[2]].argmax(0).cpu().numpy()
+        for index, organ in enumerate(organs):
+            if case.scored[index]:
+                dsc[organ].append(_dice(predicted == index + 1, np.asarray(case.labels) == index + 1))
+    model.train(training)
+    mean_dsc = {organ: float(np.mean(values)) for organ, values in dsc.items() if values}
+    mean_error = {organ: float(np.mean(values)) for organ, values in errors.items() if values}
+    score = -np.mean(list(mean_error.values())) / 100 if stage == "sol" else np.mean(list(mean_dsc.values()))
+    return ValidationResult(float(score), mean_dsc, mean_error)
+
+
+def predict_case(
+    model: FocusNetV2,
+    case: PreparedCase,
+    intensity: Intensity,
+    chunk_depth: int,
+    device: torch.device,
+    localise: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+    """Blended class probabilities (C, D, H, W), heat maps (K, D, H, W), features and the padded CT (1, 1, D, H, W).
+
+    The arrays are padded at their ends to the chunk's depth and multiples of (2, 4, 4); heat maps and features are None
+    unless ``localise``.
+    """
+    ct = torch.from_numpy(intensity(np.asarray(case.ct, np.float32))).to(device)[None, None]
+    depth, height, width = (-(-n // m) * m for n, m in zip(case.ct.shape, CHUNK_MULTIPLE_ZYX, strict=True))
+    pad = (max(depth, chunk_depth) - ct.shape[2], height - ct.shape[3], width - ct.shape[4])
+    ct = F.pad(ct, (0, pad[2], 0, pad[1], 0, pad[0]), value=-1.0)
+    weights = torch.from_numpy(piece_weights(chunk_depth, OVERLAP_SLICES)).to(device)[:, None, None]
+    totals: list[Tensor | None] = [None, None, None]
+    weight_sum = torch.zeros(ct.shape[2], 1, 1, device=device)
+    for z in piece_starts(ct.shape[2], chunk_depth, OVERLAP_SLICES):
+        chunk = ct[:, :, z : z + chunk_depth].contiguous(memory_format=torch.channels_last_3d)
+        if localise:
+            output = model(chunk)
+            parts = [output.logits.float().softmax(1), output.heatmaps, output.features]
+        else:
+            parts = [model.snet(chunk).logits.float().softmax(1), None, None]
+        for i, part in enumerate(parts):
+            if part is None:
+                continue
+            total = totals[i]
+            if total is None:
+                total = totals[i] = torch.zeros(part.shape[1], *ct.shape[2:], device=device)
+            total[:, z : z + chunk_depth] += part[0].float() * weights
+        weight_sum[z : z + chunk_depth] += weights
+    for total in totals:
+        if total is not None:
+            total /= weight_sum
+    assert totals[0] is not None
+    return totals[0], totals[1], totals[2], ct
+
+
+def refine(
+    model: FocusNetV2, probability: Tensor, heatmaps: Tensor, features: Tensor, ct: Tensor, small_classes: Sequence[int]
+) -> None:
+    """Replace S-Net's probability of each small organ by SOS-Net's in its ROI, and remove it elsewhere; in place."""
+    peaks = find_peaks(heatmaps[None])
+    for k, value in enumerate(small_classes):
+        start = roi_start(peaks.position_zyx[0, k], model.roi_shape_zyx, ct.shape[2:])
+        roi = model.refine(
+            k, crop_roi(features[None], start, model.roi_shape_zyx), crop_roi(ct, start, model.roi_shape_zyx)
+        )
+        answer = torch.sigmoid(roi[0, 0].float())
+        crop = crop_roi(probability, start, model.roi_shape_zyx)
+        probability[value] = 0
+        background = 1 - crop[1:].sum(0) - answer
+        crop[value] = answer
+        crop[0] = background.clamp_min(0)
+
+
+def _localisation_error(heatmap: Tensor, case: PreparedCase, value: int) -> float:
+    position = find_peaks(heatmap[None, None]).position_zyx[0, 0].cpu().numpy()
+    truth = np.mean(np.unravel_index(case.voxels[value], case.ct.shape), axis=1)
+    distance = float(np.linalg.norm((position - truth) * np.asarray(case.geometry.spacing_zyx)))
+    return min(distance, PENALTY_MM)
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    total = int(a.sum()) + int(b.sum())
+    return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total

@@ -1,0 +1,45 @@
+"""Configuration: presets valid, overrides by name, one clear line for what does not fit."""
+
+import pytest
+from focusnet.errors import FocusNetError
+from focusnet_training.config import TrainingConfig, load_config, load_preset, preset_names
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid(name):
+    config = load_preset(name)
+    assert TrainingConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_overrides_reach_tables_and_stages():
+    name = preset_names()[0]
+    config = load_preset(name, ["seed=7", "stages.snet.steps=12", "network.growth=16", "loss.missing=masked"])
+    assert (config.seed, config.stages[0].steps, config.network.growth) == (7, 12, 16)
+    assert config.loss.missing == "masked"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "part"),
+    [
+        ("name = 'a'\nstages = []", [], "stages"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=0", [], "steps"),
+        ("name = 'a'\nunknown = 1\n[[stages]]\nname='snet'\nsteps=1", [], "unknown"),
+        ("name = 'a'\n[[stages]]\nname='sol'\nsteps=1\n[[stages]]\nname='snet'\nsteps=1", [], "order"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["data.chunk_zyx=[3,4,4]"], "divisible"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["seed"], "key=value"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["stages.sol.steps=1"], "stages.sol.steps"),
+        ("name = ", [], "TOML"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, text, overrides, part):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(FocusNetError, match=part) as caught:
+        load_config(path, overrides)
+    assert caught.value.code == "E_CONFIG"
+
+
+def test_unknown_preset_names_those_there_are():
+    with pytest.raises(FocusNetError, match=preset_names()[0]) as caught:
+        load_preset("nonsense")
+    assert caught.value.code == "E_UNKNOWN_PRESET"

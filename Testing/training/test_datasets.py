@@ -1,0 +1,152 @@
+"""Data sets: layout, splits, annotated organs, preparation on the working grid, the volume rule."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from focusnet.errors import FocusNetError
+from focusnet.geometry import Geometry, Volume
+from focusnet_training.datasets import PreparedCase, prepare, prepare_pair, read_dataset, small_organs
+
+ORGANS = ("brainstem", "parotid_l", "lens_l", "lens_r")
+
+
+def test_layout_is_read_with_catalogue_keys(blobs):
+    dataset = read_dataset(blobs)
+    assert dataset.organs == ORGANS
+    assert dataset.training == ("blob_0", "blob_1", "blob_2", "blob_3")
+    assert dataset.validation == ("blob_4", "blob_5")
+    assert dataset.cases["blob_0"].annotated == set(ORGANS)
+
+
+def test_prepared_case_keeps_place_and_side(blobs, tmp_path):
+    dataset = read_dataset(blobs)
+    (case,) = prepare(dataset, ["blob_0"], ORGANS, (3.0, 3.0, 3.0), tmp_path)
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(blobs / "labelsTr/blob_0.nrrd")))
+    for value in range(1, 5):
+        index = np.stack(np.unravel_index(case.voxels[value], case.ct.shape), -1)
+        world = case.geometry.index_to_world(index).mean(0)
+        np.testing.assert_allclose(world, np.argwhere(truth == value).mean(0)[::-1] * 4.0, atol=1.0)
+        assert case.voxels[value].size * 27 == pytest.approx((truth == value).sum() * 64, rel=0.35)
+    left, right = (np.unravel_index(case.voxels[v], case.ct.shape)[2].mean() for v in (3, 4))
+    assert left > right
+    again = prepare(dataset, ["blob_0"], ORGANS, (3.0, 3.0, 3.0), tmp_path)[0]
+    assert isinstance(again.ct, np.memmap)
+    np.testing.assert_array_equal(again.labels, case.labels)
+
+
+def test_a_flipped_file_gives_the_same_prepared_case(blobs):
+    image, label = (sitk.ReadImage(str(blobs / p)) for p in ("imagesTr/blob_1_0000.nrrd", "labelsTr/blob_1.nrrd"))
+    values = read_dataset(blobs).labels
+    pairs = []
+    for flip in (False, True):
+        parts = []
+        for item in (image, label):
+            array = sitk.GetArrayFromImage(item)
+            geometry = Geometry.from_parts(array.shape, item.GetSpacing())
+            if flip:
+                affine = geometry.affine @ np.diag([-1.0, 1, 1, 1])
+                affine[0, 3] += (array.shape[2] - 1) * item.GetSpacing()[0]
+                array, geometry = array[:, :, ::-1].copy(), Geometry(array.shape, affine)
+            parts.append(Volume(array, geometry))
+        pairs.append(prepare_pair(*parts, values, ORGANS, (3.0, 3.0, 3.0)))
+    (ct, labels), (other_ct, other_labels) = pairs
+    assert ct.geometry.is_close(other_ct.geometry)
+    np.testing.assert_allclose(ct.array, other_ct.array, atol=1)
+    assert (labels.array != other_labels.array).mean() < 1e-4
+
+
+def test_fewer_organs_and_another_order_can_be_chosen(blobs, tmp_path):
+    dataset = read_dataset(blobs)
+    (case,) = prepare(dataset, ["blob_0"], ("lens_r", "brainstem"), (4.0, 4.0, 4.0), tmp_path)
+    assert set(case.voxels) == {1, 2}
+    assert case.voxels[2].size > 10 * case.voxels[1].size
+
+
+def test_annotated_organs_per_case(make_blobs, tmp_path):
+    folder = make_blobs(tmp_path / "partial", annotated={"blob_0": ["Brainstem", "Lens_L"]})
+    dataset = read_dataset(folder)
+    cases = prepare(dataset, ["blob_0", "blob_1"], ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
+    assert cases[0].annotated.tolist() == [True, False, True, False]
+    assert cases[1].annotated.all()
+
+
+def _copy(blobs, tmp_path):
+    return shutil.copytree(blobs, tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "part"),
+    [
+        ("no_description", "E_DATASET", "dataset.json"),
+        ("unknown_organ", "E_UNKNOWN_ORGAN", "Spleenish"),
+        ("no_image", "E_DATASET", "blob_2"),
+        ("leak", "E_DATASET", "blob_0"),
+        ("ghost", "E_DATASET", "ghost"),
+        ("no_cases", "E_DATASET", "labelsTr"),
+        ("fold", "E_DATASET", "Fold 3"),
+    ],
+)
+def test_contradictions_are_refused(blobs, tmp_path, fault, code, part):
+    folder, fold = _copy(blobs, tmp_path), 0
+    names = [f"blob_{n}" for n in range(6)]
+    if fault == "no_description":
+        (folder / "dataset.json").unlink()
+    elif fault == "unknown_organ":
+        (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "Spleenish": 1}}))
+    elif fault == "no_image":
+        (folder / "imagesTr/blob_2_0000.nrrd").unlink()
+    elif fault == "leak":
+        (folder / "splits_final.json").write_text(json.dumps([{"train": names, "val": ["blob_0"]}]))
+    elif fault == "ghost":
+        (folder / "splits_final.json").write_text(json.dumps([{"train": names[:4], "val": ["ghost"]}]))
+    elif fault == "no_cases":
+        shutil.rmtree(folder / "labelsTr")
+    elif fault == "fold":
+        fold = 3
+        (folder / "splits_final.json").write_text(json.dumps([{"train": names[:4], "val": names[4:]}]))
+    with pytest.raises(FocusNetError, match=part) as caught:
+        read_dataset(folder, fold)
+    assert caught.value.code == code
+
+
+def test_label_outside_the_description_and_foreign_grid_are_refused(blobs, tmp_path):
+    folder = _copy(blobs, tmp_path)
+    path = str(folder / "labelsTr/blob_0.nrrd")
+    image = sitk.ReadImage(path)
+    array = sitk.GetArrayFromImage(image)
+    array[0, 0, 0] = 9
+    strange = sitk.GetImageFromArray(array)
+    strange.CopyInformation(image)
+    sitk.WriteImage(strange, path)
+    with pytest.raises(FocusNetError, match=r"\[9\]"):
+        prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
+    image.SetOrigin((5, 0, 0))
+    sitk.WriteImage(image, path)
+    with pytest.raises(FocusNetError, match="different grids"):
+        prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
+
+
+def test_default_split_is_stable_and_by_case(blobs, tmp_path):
+    folder = _copy(blobs, tmp_path)
+    (folder / "cases.json").unlink()
+    folds = [read_dataset(folder, fold) for fold in range(5)]
+    assert sorted(n for d in folds for n in d.validation) == sorted(folds[0].cases)
+    assert all(not set(d.training) & set(d.validation) for d in folds)
+
+
+def test_volume_rule_by_hand():
+    def case(boxes):
+        labels = np.zeros((40, 60, 60), np.uint8)
+        for value, shape in boxes.items():
+            labels[tuple(slice(0, n) for n in np.add(shape, 0))] = value
+            labels = labels[::-1, ::-1, ::-1].copy() if value == 1 else labels
+        geometry = Geometry.from_parts(labels.shape)
+        return PreparedCase("c", labels.astype(np.int16), labels, geometry, np.ones(3, bool), np.ones(3, bool))
+
+    # 5x5x5 = 125 voxels: small; 10x10x10 = 1000: not below the limit; a rod of 30 voxels: small but too long for the ROI.
+    assert small_organs([case({1: (5, 5, 5)})], ("a", "b", "c"), 1000, (8, 16, 16)) == ["a"]
+    assert small_organs([case({1: (10, 10, 10)})], ("a", "b", "c"), 1000, (16, 16, 16)) == []
+    assert small_organs([case({1: (30, 1, 1)})], ("a", "b", "c"), 1000, (8, 16, 16)) == []

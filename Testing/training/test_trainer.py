@@ -1,0 +1,165 @@
+"""The trainer on real files: it learns, resumes bit for bit, freezes what it must, refuses what does not fit."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from focusnet.errors import FocusNetError
+from focusnet_training import trainer as trainer_module
+from focusnet_training.checkpoint import load_checkpoint
+from focusnet_training.config import TrainingConfig
+from focusnet_training.datasets import read_dataset
+from focusnet_training.trainer import Trainer, TrainingOptions
+
+OPTIONS = TrainingOptions(device="cpu", precision="fp32")
+
+
+def config(stages, **changes):
+    values = {
+        "name": "blobs",
+        "seed": 5,
+        "ema_decay": 0.9,
+        "network": {"widths": [4, 4, 4], "growth": 2, "dilations": [2, 3], "roi_shape_zyx": [8, 8, 8]},
+        "data": {"spacing_xyz": [4, 4, 4], "window_hu": [-200, 800], "chunk_zyx": [16, 24, 24], "small_voxels": 60},
+        "augmentation": {"scale": [0.9, 1.1], "field_of_view_cut": 0.0},
+        "stages": [{"learning_rate": 1e-2, "warmup_steps": 0, **s} for s in stages],
+    }
+    return TrainingConfig.model_validate(values | changes)
+
+
+def sha(state):
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in state.values())).hexdigest()
+
+
+ALL = [
+    {"name": "snet", "steps": 3, "validate_every": 3},
+    {"name": "sol", "steps": 3, "validate_every": 3},
+    {"name": "sos", "steps": 3, "validate_every": 3},
+    {"name": "joint", "steps": 2, "validate_every": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(blobs):
+    return read_dataset(blobs)
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    """A whole run of all stages, and the trainer after it."""
+    folder = tmp_path_factory.mktemp("run")
+    trainer = Trainer(config(ALL), dataset, folder, OPTIONS)
+    assert trainer.run()
+    return folder, trainer
+
+
+def test_small_organs_follow_the_volume_rule(finished):
+    assert finished[1].small == ("lens_l", "lens_r")
+
+
+def test_every_stage_logs_and_leaves_its_best(finished):
+    folder, _ = finished
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [r["stage"] for r in rows] == ["snet", "sol", "sos", "joint"]
+    assert {"loss_focal", "loss_dice", "dsc_brainstem"} <= rows[0].keys()
+    assert {"loss_heatmap", "error_mm_lens_l"} <= rows[1].keys()
+    assert {"loss_roi_dice", "error_mm_lens_r", "dsc_lens_l"} <= rows[2].keys()
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert {p.name for p in folder.glob("best-*.pt")} == {f"best-{s['name']}.pt" for s in ALL}
+
+
+def test_frozen_parts_stay_bit_identical(finished):
+    folder, _ = finished
+    best = {s["name"]: load_checkpoint(folder / f"best-{s['name']}.pt")["model"] for s in ALL}
+
+    def part(stage, name):
+        return sha({k: v for k, v in best[stage].items() if k.startswith(f"{name}.")})
+
+    assert part("snet", "snet") == part("sol", "snet") == part("sos", "snet") != part("joint", "snet")
+    assert part("snet", "sol") != part("sol", "sol") == part("sos", "sol")
+    assert part("sol", "sos") != part("sos", "sos")
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 8, 10])
+def test_a_stopped_run_resumes_bit_for_bit(finished, dataset, tmp_path, monkeypatch, stop_at):
+    """Killed at a step that no checkpoint follows, in every stage: what was lost is trained again, exactly."""
+    steps = 0
+    real = Trainer._train_step
+
+    def dying(self, *args):
+        nonlocal steps
+        steps += 1
+        if steps > stop_at:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(Trainer, "_train_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config(ALL), dataset, tmp_path, OPTIONS).run()
+    monkeypatch.undo()
+    resumed = Trainer(config(ALL), dataset, tmp_path, OPTIONS)
+    assert resumed.run(resume=True)
+    assert sha(resumed.model.state_dict()) == sha(finished[1].model.state_dict())
+    assert sha(resumed.averaged.state_dict()) == sha(finished[1].averaged.state_dict())
+
+
+def test_time_budget_pauses_and_resume_finishes(dataset, tmp_path, finished):
+    paused = Trainer(config(ALL), dataset, tmp_path, TrainingOptions("cpu", "fp32", max_hours=0.0))
+    assert not paused.run()
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "paused"
+    resumed = Trainer(config(ALL), dataset, tmp_path, OPTIONS)
+    assert resumed.run(resume=True)
+    assert sha(resumed.model.state_dict()) == sha(finished[1].model.state_dict())
+
+
+def test_resume_with_another_configuration_names_the_difference(finished, dataset):
+    folder, _ = finished
+    with pytest.raises(FocusNetError, match=r"seed.*stages") as caught:
+        Trainer(config(ALL[:1], seed=6), dataset, folder, OPTIONS).run(resume=True)
+    assert caught.value.code == "E_RESUME_MISMATCH"
+    with pytest.raises(FocusNetError) as caught:
+        Trainer(config(ALL), dataset, folder, OPTIONS).run()
+    assert caught.value.code == "E_RUN_EXISTS"
+
+
+def test_non_finite_losses_are_skipped_and_then_stop_the_run(dataset, tmp_path, monkeypatch):
+    bad = config([{"name": "snet", "steps": 9, "validate_every": 9}], max_skipped_steps=2)
+    trainer = Trainer(bad, dataset, tmp_path, OPTIONS)
+    before = sha(trainer.model.state_dict())
+    real = Trainer._batch
+
+    def poisoned(self, *args):
+        batch = real(self, *args)
+        batch.ct.fill_(float("nan"))
+        return batch
+
+    monkeypatch.setattr(Trainer, "_batch", poisoned)
+    with pytest.raises(FocusNetError, match="snet") as caught:
+        trainer.run()
+    assert caught.value.code == "E_DIVERGED"
+    assert sha(trainer.model.state_dict()) == before
+
+
+def test_small_stages_without_small_organs_are_refused(dataset, tmp_path):
+    values = config(ALL).model_dump()
+    values["data"]["small_voxels"] = 1
+    with pytest.raises(FocusNetError, match="volume rule") as caught:
+        Trainer(TrainingConfig.model_validate(values), dataset, tmp_path, OPTIONS)
+    assert caught.value.code == "E_CONFIG"
+
+
+def test_it_learns_the_blobs_and_an_organ_missing_in_half_of_the_cases(make_blobs, tmp_path):
+    """Parotid not drawn in two of four training cases: the marginal loss must still find it in every case."""
+    missing = {f"blob_{n}": ["Brainstem", "Lens_L", "Lens_R"] for n in (0, 1)}
+    dataset = read_dataset(make_blobs(tmp_path / "data", annotated=missing))
+    stages = [{"name": "snet", "steps": 60, "validate_every": 60}]
+    trainer = Trainer(config(stages, ema_decay=0.0), dataset, tmp_path / "run", OPTIONS)
+    trainer.run()
+    row = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert row["dsc_parotid_l"] > 0.7
+    assert row["dsc_brainstem"] > 0.7
+    assert np.isfinite(row["loss_focal"])
+    assert not any(torch.isnan(p).any() for p in trainer.model.parameters())
