@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Triple = tuple[int, int, int]
+from focusnet.networks.blocks import Triple
 
 PEAK_RADIUS_ZYX = (2, 3, 3)
 

@@ -72,7 +72,10 @@ class UNetSOSNet(nn.Module):
         initialise_head(self.head)
 
     def forward(self, roi: Tensor) -> Tensor:
-        """Logits (N, 1, d, h, w) of the organ from its ROI (N, in_channels, d, h, w); d even, h and w divisible by 4."""
+        """Logits (N, 1, d, h, w) of the organ from its ROI (N, in_channels, d, h, w).
+
+        The reductions need d to be even, h and w multiples of 4.
+        """
         fine = self.encoder1(roi)  # (N, 32, d, h, w)
         middle = self.encoder2(max_pool(fine, (1, 2, 2)))  # (N, 48, d, h/2, w/2)
         coarse = self.encoder3(max_pool(middle, (2, 2, 2)))  # (N, 64, d/2, h/4, w/4)
