@@ -332,8 +332,8 @@ def _build_with_weights(spec: BundleSpec, header: Mapping[str, tuple[str, tuple[
             skeleton = build()
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise FocusNetError("E_BUNDLE_SCHEMA", f"The architecture of '{spec.name}' cannot be built: {error}") from None
-    roi_shape = tuple(getattr(skeleton, "roi_shape_zyx", spec.roi_shape_zyx))
-    if roi_shape != spec.roi_shape_zyx:
+    roi_shape = getattr(skeleton, "roi_shape_zyx", None)
+    if spec.small_organs and roi_shape != spec.roi_shape_zyx:
         raise FocusNetError(
             "E_BUNDLE_SCHEMA",
             f"The network of '{spec.name}' has ROIs of {roi_shape} voxels, not of {spec.roi_shape_zyx}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -204,32 +204,34 @@ class Predictor:
         """The networks' answers; in smaller pieces, then on the CPU, when memory runs out."""
         spec = self.spec
         least = spec.roi_shape_zyx if spec.small_organs else (1, 1, 1)
+        # As in training, a short scan is filled up with air to the slices of a piece.
+        least = (spec.chunk_shape_zyx[0], *least[1:])
         whole = piece_shape(triple(ct.array.shape), spec.chunk_shape_zyx, spec.multiple_zyx, least)
         floor = triple(map(max, least, LEAST_PIECE_ZYX))
         pieces = [whole, *smaller_pieces(whole, spec.multiple_zyx, floor)]
-        for computation in self._ladder(run):
+        cpu = torch.device("cpu")
+        computations = [self._main]
+        if self._main.device != cpu:
+            precision = resolve_precision("auto", cpu)
+            computations.append(replace(self._main, device=cpu, precision=precision))
+        for computation in computations:
             for piece in pieces:
-                if piece != whole:
-                    run.notes.append(f"Memory ran out; computed in pieces of {_times(piece)} voxels instead.")
                 try:
-                    return computation.run(ct, piece, run.stage), computation, piece
+                    answers = computation.run(ct, piece, run.stage)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
-                release_memory(computation.device)
+                    release_memory(computation.device)
+                    continue
+                if computation is not self._main:
+                    run.notes.append(f"The memory of {self._main.device} did not suffice; computed on the CPU instead.")
+                if piece != whole:
+                    run.notes.append(f"Memory ran out; computed in pieces of {_times(piece)} voxels instead.")
+                return answers, computation, piece
         raise FocusNetError(
             "E_OUT_OF_MEMORY",
             f"Memory does not suffice even for pieces of {_times(pieces[-1])} voxels; close programs or crop the CT.",
         )
-
-    def _ladder(self, run: _Run) -> Iterator[Computation]:
-        yield self._main
-        if self._main.device.type != "cpu":
-            run.notes.append(f"The memory of {self._main.device} did not suffice; computed on the CPU instead.")
-            cpu = torch.device("cpu")
-            yield Computation(
-                self.spec, self._main.network, cpu, resolve_precision("auto", cpu), self._main.overlap_zyx
-            )
 
     def _tidy(self, labels: NDArray[Any], wanted: Sequence[str], run: _Run) -> None:
         """Anatomy of one piece is one piece; organs that were not asked for become background."""
