@@ -146,7 +146,7 @@ def test_volume_rule_by_hand():
         geometry = Geometry.from_parts(labels.shape)
         return PreparedCase("c", labels.astype(np.int16), labels, geometry, np.ones(3, bool), np.ones(3, bool))
 
-    # 5x5x5 = 125 voxels: small; 10x10x10 = 1000: not below the limit; a rod of 30 voxels: small but too long for the ROI.
+    # 125 voxels: small; 1000: not below the limit; a rod of 30 voxels: small but too long for the ROI.
     assert small_organs([case({1: (5, 5, 5)})], ("a", "b", "c"), 1000, (8, 16, 16)) == ["a"]
     assert small_organs([case({1: (10, 10, 10)})], ("a", "b", "c"), 1000, (16, 16, 16)) == []
     assert small_organs([case({1: (30, 1, 1)})], ("a", "b", "c"), 1000, (8, 16, 16)) == []

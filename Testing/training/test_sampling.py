@@ -38,7 +38,7 @@ def test_chunks_stay_in_the_volume_and_show_the_rare_organ(cases):
         drawn, centre = sampler.draw(step_generator(0, "snet", step))
         low = centre - (np.array((20, 32, 32)) - 1) / 2
         assert (low >= -1e-9).all()
-        assert (low + (20, 32, 32) <= np.array(drawn.ct.shape) + 1e-9).all()
+        assert (np.add(low, (20, 32, 32)) <= np.array(drawn.ct.shape) + 1e-9).all()
         rare += drawn.name == "d"
     assert rare > 80  # a quarter of the cases, more than 40 % of the chunks
 
@@ -52,7 +52,7 @@ def test_small_chunks_hold_every_small_organ_whole(cases):
             continue
         low = centre - (np.array((40, 48, 48)) - 1) / 2
         assert (low <= (22, 20, 20)).all()
-        assert (low + (40, 48, 48) >= (34, 44, 44)).all()
+        assert (np.add(low, (40, 48, 48)) >= (34, 44, 44)).all()
 
 
 def test_no_small_organ_anywhere_is_an_error(cases):
