@@ -1,0 +1,57 @@
+"""Nodes and scenes to files: complete or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import slicer
+from focusnet.errors import FocusNetError
+from focusnet.io.atomic import atomic_path
+
+
+def save_segmentation(node: Any, path: str | Path, *, overwrite: bool = True) -> None:
+    """Write a segmentation node to ``.seg.nrrd`` on the whole grid of its CT.
+
+    The file can't hold a parent transform: the contours lie on the CT as it is stored in a file of its own.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_FORMAT`` for another ending, ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``.
+    """
+    if not Path(path).name.endswith(".seg.nrrd"):
+        raise FocusNetError("E_OUTPUT_FORMAT", f"'{Path(path).name}' does not end in .seg.nrrd.")
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        storage = slicer.vtkMRMLSegmentationStorageNode()
+        slicer.mrmlScene.AddNode(storage)
+        try:
+            storage.SetFileName(str(temporary))
+            if not storage.WriteData(node):
+                raise _unwritten(Path(path), storage.GetUserMessages().GetAllMessagesAsString())
+        finally:
+            slicer.mrmlScene.RemoveNode(storage)
+
+
+def save_scene(path: str | Path, *, overwrite: bool = True) -> None:
+    """Write the whole scene with its data to one ``.mrb`` file.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_FORMAT`` for another ending, ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``.
+    """
+    path = Path(path)
+    if path.suffix != ".mrb":
+        raise FocusNetError("E_OUTPUT_FORMAT", f"'{path.name}' does not end in .mrb.")
+    with (
+        atomic_path(path, overwrite=overwrite) as temporary,
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".scene-") as folder,
+    ):
+        # The bundle's inner folder takes the file's name, so the name must be right from the start.
+        named = Path(folder, path.name)
+        if not slicer.mrmlScene.WriteToMRB(str(named)) or not named.is_file():
+            raise _unwritten(path, "")
+        named.replace(temporary)
+
+
+def _unwritten(path: Path, why: str) -> FocusNetError:
+    reason = " ".join(why.split()) or "the disk may be full or the folder read-only"
+    return FocusNetError("E_OUTPUT_WRITE", f"'{path.name}' can't be written: {reason}.")
