@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from focusnet.errors import FocusNetError
@@ -42,7 +42,8 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise FocusNetError("E_OUTPUT_WRITE", f"'{target.name}' can't be written: {_reason(error)}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def check_target(path: str | Path, *, overwrite: bool) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from pydicom.uid import ImplicitVRLittleEndian
 
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, Volume
@@ -296,19 +297,19 @@ class _Decoder:
 
 
 def _decode(path: Path, is_multiframe: bool) -> tuple[NDArray[Any], bool]:
-    """Pixels of a file, and whether the rescale is applied already (GDCM does so)."""
+    """Pixels of a file, and whether the rescale is applied already (GDCM, which decodes compressed files, does so)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, force=True)
-            if not dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
-                dataset.file_meta.TransferSyntaxUID = dataset.file_meta.get(
-                    "TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian
-                )
+            syntax = dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
+            if not syntax.value.is_compressed:
                 return dataset.pixel_array, False
-        if is_multiframe:
+        # GDCM turns the values of MONOCHROME1 round, and the order of its frames is its own.
+        if is_multiframe or dataset.PhotometricInterpretation != "MONOCHROME2":
             raise FocusNetError(
-                "E_MULTIFRAME", "The multi-frame CT is compressed; export it uncompressed or as single-frame slices."
+                "E_MULTIFRAME" if is_multiframe else "E_UNREADABLE",
+                "The CT is stored in a compressed form that is not read; export it uncompressed, a file per slice.",
             )
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
@@ -318,6 +319,5 @@ def _decode(path: Path, is_multiframe: bool) -> tuple[NDArray[Any], bool]:
         raise
     except Exception as error:  # decoders raise all sorts of errors on damaged data
         raise FocusNetError(
-            "E_UNREADABLE",
-            "The pixels of a DICOM file are damaged, truncated or wrongly encoded; copy it again.",
+            "E_UNREADABLE", "The pixels of a DICOM file are damaged, truncated or wrongly encoded; copy it again."
         ) from error

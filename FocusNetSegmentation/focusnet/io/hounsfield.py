@@ -17,7 +17,7 @@ NOT_AIR_HU = -300
 SOFT_TISSUE_HU = (-250, 300)
 MIN_RANGE_HU = 200
 MIN_AIR_SHARE = 5e-4
-MIN_BODY_SHARE = 1e-4
+MIN_BODY_SHARE = 5e-3
 MIN_SOFT_SHARE = 0.05
 SAMPLES = 2_000_000
 
@@ -56,7 +56,11 @@ def check_hu(volume: Volume) -> Volume:
         _refuse_without_air(sample, low, high)
     body = sample[sample > NOT_AIR_HU]
     if body.size < MIN_BODY_SHARE * sample.size:
-        raise FocusNetError("E_EMPTY_IMAGE", "Nothing but air: no voxels denser than -300 HU; give a CT of a patient.")
+        raise FocusNetError(
+            "E_EMPTY_IMAGE",
+            f"Only {body.size / sample.size:.2%} of the voxels are denser than -300 HU: no patient, or rescaled twice; "
+            "give a CT of a patient in Hounsfield units.",
+        )
     soft = ((body >= SOFT_TISSUE_HU[0]) & (body <= SOFT_TISSUE_HU[1])).mean()
     if soft < MIN_SOFT_SHARE:
         raise FocusNetError(

@@ -14,7 +14,7 @@ from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, Volume, to_sitk
 from focusnet.io.atomic import atomic_path
 from focusnet.io.hounsfield import AIR_HU, check_finite, check_hu
-from focusnet.io.nifti import read_nifti_affine, read_nifti_header
+from focusnet.io.nifti import MAX_GZIP_RATIO, read_nifti
 from focusnet.io.shear import straighten
 
 __all__ = ["SUFFIXES", "check_hu", "compact", "image_suffix", "load_sitk", "read_image", "write_image"]
@@ -29,8 +29,6 @@ SUFFIXES = {
 }
 DETACHED = (".nhdr", ".mhd")
 MIN_SLICES = 3
-MAX_VOXELS = 2**32
-MAX_GZIP_RATIO = 1100
 SPACING_MM = (0.01, 50.0)
 
 
@@ -121,33 +119,18 @@ def load_sitk(path: str | Path) -> LoadedImage:
         raise FocusNetError(
             "E_UNREADABLE", f"'{path.name}' has no known image format; give NRRD, NIfTI, MHA or a DICOM folder."
         )
-    affine = None
     if SUFFIXES[suffix] == "NiftiImageIO":
-        _check_size(path, suffix, read_nifti_header(path).end_of_data)
-        affine = read_nifti_affine(path)
-    image = _read(path, suffix)
-    size = image.GetSize()
-    if image.GetDimension() != 3:
-        raise FocusNetError(
-            "E_NOT_3D", f"The image has {image.GetDimension()} axes ({_size(size)}); give one scalar 3-D volume."
-        )
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    if SUFFIXES[suffix] == "NrrdImageIO" and "NRRD_space" not in metadata:
-        raise FocusNetError(
-            "E_BAD_GEOMETRY",
-            f"'{path.name}' states no patient space (NRRD field 'space'), so left and right are unknown; "
-            "export it again with orientation.",
-        )
-    shape = (size[2], size[1], size[0])
-    if affine is None:
-        geometry = Geometry.from_parts(shape, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+        array, affine = read_nifti(path)
+        z, y, x = array.shape
+        loaded = LoadedImage(array, Geometry((z, y, x), affine), {})
     else:
-        geometry = Geometry(shape, affine)
+        loaded = _read_with_itk(path, suffix)
     low, high = SPACING_MM
-    if min(geometry.spacing_xyz) < low or max(geometry.spacing_xyz) > high:
-        spacing = " x ".join(f"{s:g}" for s in geometry.spacing_xyz)
-        raise FocusNetError("E_BAD_GEOMETRY", f"Voxels measure {spacing} mm, not between {low} and {high:g} mm.")
-    return LoadedImage(sitk.GetArrayFromImage(image), geometry, metadata)
+    spacing = loaded.geometry.spacing_xyz
+    if min(spacing) < low or max(spacing) > high:
+        measures = " x ".join(f"{s:g}" for s in spacing)
+        raise FocusNetError("E_BAD_GEOMETRY", f"Voxels measure {measures} mm, not between {low} and {high:g} mm.")
+    return loaded
 
 
 def image_suffix(path: Path) -> str | None:
@@ -165,27 +148,34 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float32, copy=False)
 
 
-def _read(path: Path, suffix: str) -> sitk.Image:
+def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(SUFFIXES[suffix])
     try:
         reader.ReadImageInformation()
-        voxels = int(np.prod(reader.GetSize(), dtype=object)) * reader.GetNumberOfComponents()
-        if suffix not in DETACHED:
-            _check_size(path, suffix, voxels)
         size = reader.GetSize()
+        count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
+        room = MAX_GZIP_RATIO * path.stat().st_size
+        if count < 1 or (count > room and suffix not in DETACHED):
+            raise FocusNetError("E_UNREADABLE", f"The header of '{path.name}' states {count} values, which can't be.")
         if len(size) == 4 and size[3] == 1:
             reader.SetExtractSize((*size[:3], 0))
-        return reader.Execute()
+        image = reader.Execute()
     except RuntimeError as error:
         raise FocusNetError("E_UNREADABLE", f"'{path.name}' is damaged or truncated; export it again.") from error
-
-
-def _check_size(path: Path, suffix: str, count: int) -> None:
-    """Refuse a header that states more than the file can hold, before memory is asked for it."""
-    if count < 1 or count > MAX_VOXELS or count > MAX_GZIP_RATIO * path.stat().st_size:
-        raise FocusNetError("E_UNREADABLE", f"The header of '{path.name}' states {count} values, which can't be.")
+    size = image.GetSize()
+    if len(size) != 3:
+        raise FocusNetError("E_NOT_3D", f"The image has {len(size)} axes ({_size(size)}); give one scalar 3-D volume.")
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    if SUFFIXES[suffix] == "NrrdImageIO" and "NRRD_space" not in metadata:
+        raise FocusNetError(
+            "E_BAD_GEOMETRY",
+            f"'{path.name}' states no patient space (NRRD field 'space'), so left and right are unknown; "
+            "export it again with orientation.",
+        )
+    geometry = Geometry.from_parts(size[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return LoadedImage(sitk.GetArrayFromImage(image), geometry, metadata)
 
 
 def _size(shape: tuple[int, ...]) -> str:
