@@ -43,13 +43,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Cases with one label set and a split by patient."""
+    """Cases with one label set and a split by patient; ``statement`` says what they are, for model cards."""
 
     name: str
     labels: dict[int, str]
     cases: dict[str, Case]
     training: tuple[str, ...]
     validation: tuple[str, ...]
+    statement: str = ""
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -81,7 +82,11 @@ def read_dataset(folder: Path, fold: int = 0) -> Dataset:
     if not cases:
         raise FocusNetError("E_DATASET", f"No cases in {folder.name}/labelsTr with the ending {ending}.")
     training, validation = _split(folder, sorted(cases), details, fold)
-    return Dataset(description.get("name", folder.name), labels, cases, training, validation)
+    name = description.get("name", folder.name)
+    statement = ". ".join(
+        str(description[key]).rstrip(".") for key in ("description", "reference", "licence") if description.get(key)
+    )
+    return Dataset(name, labels, cases, training, validation, f"{name}. {statement}".rstrip(". ") + ".")
 
 
 def _split(
@@ -201,10 +206,8 @@ def _cache_key(case: Case, organs: Sequence[str], spacing_xyz: tuple[float, floa
 def _write_prepared(
     case: Case, dataset: Dataset, organs: Sequence[str], spacing_xyz: tuple[float, float, float], stem: Path
 ) -> None:
-    image, label = from_sitk(sitk.ReadImage(str(case.image))), from_sitk(sitk.ReadImage(str(case.label)))
-    if not image.geometry.is_close(label.geometry, atol_mm=0.1):
-        raise FocusNetError("E_DATASET", f"Image and label of {case.name} lie on different grids.")
-    ct, labels = prepare_pair(image, label, dataset.labels, organs, spacing_xyz)
+    image, labels = read_case(dataset, case.name)
+    ct, labels = prepare_pair(image, labels, organs, spacing_xyz)
     np.save(stem.with_suffix(".ct.npy"), ct.array)
     np.save(stem.with_suffix(".labels.npy"), labels.array)
     meta = {"shape_zyx": ct.array.shape, "affine": ct.geometry.affine.tolist()}
@@ -214,30 +217,34 @@ def _write_prepared(
     partial.rename(stem.with_suffix(".json"))
 
 
-def prepare_pair(
-    image: Volume,
-    label: Volume,
-    label_values: dict[int, str],
-    organs: Sequence[str],
-    spacing_xyz: tuple[float, float, float],
-) -> tuple[Volume, LabelMap]:
-    """CT (int16 HU) and class labels of one case on the body-cropped working grid.
+def read_case(dataset: Dataset, name: str) -> tuple[Volume, LabelMap]:
+    """CT in HU and labels of one case on its native grid.
 
     Raises:
-        FocusNetError: ``E_DATASET`` for a label value that the data set does not define.
+        FocusNetError: ``E_DATASET`` when image and label do not share a grid, or a label value is not defined.
     """
-    strange = set(np.unique(label.array).tolist()) - set(label_values) - {0}
+    case = dataset.cases[name]
+    image, label = from_sitk(sitk.ReadImage(str(case.image))), from_sitk(sitk.ReadImage(str(case.label)))
+    if not image.geometry.is_close(label.geometry, atol_mm=0.1):
+        raise FocusNetError("E_DATASET", f"Image and label of {name} lie on different grids.")
+    strange = set(np.unique(label.array).tolist()) - set(dataset.labels) - {0}
     if strange:
-        raise FocusNetError("E_DATASET", f"Label values {sorted(strange)} are not defined in dataset.json.")
-    classes = np.zeros(max(label_values) + 1, np.uint8)
-    for value, key in label_values.items():
+        raise FocusNetError("E_DATASET", f"Label values {sorted(strange)} of {name} are not defined in dataset.json.")
+    return image, LabelMap(label.array.astype(np.uint8), image.geometry, dataset.labels)
+
+
+def prepare_pair(
+    image: Volume, labels: LabelMap, organs: Sequence[str], spacing_xyz: tuple[float, float, float]
+) -> tuple[Volume, LabelMap]:
+    """CT (int16 HU) and labels of one case on the body-cropped working grid; label c is ``organs[c - 1]``."""
+    classes = np.zeros(256, np.uint8)
+    for value, key in labels.organs.items():
         if key in organs:
             classes[value] = organs.index(key) + 1
-    labels = LabelMap(classes[label.array.astype(np.intp)], label.geometry, {c + 1: o for c, o in enumerate(organs)})
+    chosen = LabelMap(classes[labels.array], labels.geometry, {c + 1: o for c, o in enumerate(organs)})
     ct = to_working_grid(image, spacing_xyz)
-    box = body_box(ct)
-    ct = ct.crop(box)
-    on_grid = labels_to_grid(labels, ct.geometry)
+    ct = ct.crop(body_box(ct))
+    on_grid = labels_to_grid(chosen, ct.geometry)
     return ct.with_array(np.round(ct.array).astype(np.int16)), on_grid
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from focusnet.errors import FocusNetError
-from focusnet.geometry import Geometry, Volume
+from focusnet.geometry import Geometry, LabelMap, Volume
 from focusnet_training.datasets import PreparedCase, prepare, prepare_pair, read_dataset, small_organs
 
 ORGANS = ("brainstem", "parotid_l", "lens_l", "lens_r")
@@ -51,7 +51,8 @@ def test_a_flipped_file_gives_the_same_prepared_case(blobs):
                 affine[0, 3] += (array.shape[2] - 1) * item.GetSpacing()[0]
                 array, geometry = array[:, :, ::-1].copy(), Geometry(array.shape, affine)
             parts.append(Volume(array, geometry))
-        pairs.append(prepare_pair(*parts, values, ORGANS, (3.0, 3.0, 3.0)))
+        ct, drawn = parts
+        pairs.append(prepare_pair(ct, LabelMap(drawn.array, drawn.geometry, values), ORGANS, (3.0, 3.0, 3.0)))
     (ct, labels), (other_ct, other_labels) = pairs
     assert ct.geometry.is_close(other_ct.geometry)
     np.testing.assert_allclose(ct.array, other_ct.array, atol=1)

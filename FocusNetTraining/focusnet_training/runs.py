@@ -1,0 +1,173 @@
+"""A training run from the outside: start or resume it, and make a bundle of what it learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from focusnet.bundle import Architecture, Bundle, ModelSpec, load_bundle, new_folder, save_bundle
+from focusnet.errors import FocusNetError
+from focusnet.evaluation.overlap import dice
+from focusnet.inference import Predictor
+
+from focusnet_training.checkpoint import load_checkpoint
+from focusnet_training.config import TrainingConfig
+from focusnet_training.datasets import Dataset, read_case, read_dataset
+from focusnet_training.model_card import ModelCard, OrganScore, write_card
+from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
+
+RUN_FILE = "run.json"
+Told = Callable[[str], None]
+
+
+def train(
+    config: TrainingConfig,
+    data: Path,
+    folder: Path,
+    options: TrainingOptions = TrainingOptions(),
+    *,
+    resume: bool = False,
+    until: str | None = None,
+) -> bool:
+    """Train on a data set in nnU-Net v2 raw layout.
+
+    Args:
+        config: What is trained.
+        data: Folder of the data set.
+        folder: Run folder, made where it is missing.
+        options: Device and limits.
+        resume: Go on from the last checkpoint of ``folder``.
+        until: Stop after this stage.
+
+    Returns:
+        Whether all stages asked for are finished.
+
+    Raises:
+        FocusNetError: See `Trainer`.
+    """
+    dataset = read_dataset(data, config.data.fold)
+    trainer = Trainer(config, dataset, folder, options)
+    (folder / RUN_FILE).write_text(
+        json.dumps(
+            {
+                "data": str(data.resolve()),
+                "organs": trainer.organs,
+                "small_organs": trainer.small,
+                "device": str(trainer.device),
+                "precision": trainer.precision,
+                "torch": torch.__version__,
+            },
+            indent=1,
+        ),
+        "utf-8",
+    )
+    return trainer.run(resume=resume, until=until)
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """What a bundle says about itself.
+
+    Attributes:
+        description: One sentence for a list of models.
+        command: The command that repeats the training, for the model card.
+        notes: Further paragraphs of the model card.
+        device: Device of the validation.
+    """
+
+    description: str = ""
+    command: str = ""
+    notes: str = ""
+    device: str = "auto"
+
+
+def make_bundle(
+    run: Path, output: Path, options: BundleOptions = BundleOptions(), *, overwrite: bool = False, tell: Told = print
+) -> Bundle:
+    """Make a bundle of a run's last finished stage and measure it on the validation cases.
+
+    The measurement runs the shipped pipeline from the files' own grids and back, not the trainer's validation.
+
+    Args:
+        run: Folder of a run.
+        output: Folder of the bundle.
+        options: Texts of the bundle.
+        overwrite: Replace a bundle that is there.
+        tell: Told a line per validation case.
+
+    Raises:
+        FocusNetError: ``E_RUN`` when the folder holds no finished stage or its data are gone, ``E_OUTPUT_EXISTS``.
+    """
+    config, facts = _read_run(run)
+    stage, state = _last_stage(run, config)
+    dataset = read_dataset(Path(facts["data"]), config.data.fold)
+    found = tuple(facts["organs"])
+    small = tuple(facts["small_organs"]) if stage in ("sos", "joint") else ()
+    network = build_model(config, len(found), len(small))
+    # A run that stopped before SOS-Net ships S-Net alone.
+    network.load_state_dict({k: v for k, v in state["model"].items() if small or k.startswith("snet.")})
+    spec = ModelSpec(
+        name=config.name,
+        description=options.description or f"FocusNetv2 trained on {dataset.name}",
+        architecture=Architecture(name="focusnetv2", arguments=network_arguments(config, len(found), len(small))),
+        organs=found,
+        small_organs=small,
+        spacing_mm_xyz=config.data.spacing_xyz,
+        window_hu=config.data.window_hu,
+        chunk_shape_zyx=(config.data.chunk_zyx[0], 240, 240),
+        roi_shape_zyx=config.network.roi_shape_zyx,
+        training_data=dataset.statement,
+    )
+    with new_folder(output, overwrite) as scratch:
+        draft = save_bundle(scratch / "draft", spec, network, "draft")
+        scores = score(draft, dataset, options.device, tell)
+        spec = spec.model_copy(update={"metrics": {f"dsc_{k}": round(s.mean, 4) for k, s in scores.items() if s.n}})
+        card = write_card(ModelCard(spec, config, dataset, facts, scores, options.command, options.notes))
+        save_bundle(scratch / "final", spec, network, card)
+        for path in (scratch / "final").iterdir():
+            path.rename(scratch / path.name)
+        for folder in ("draft", "final"):
+            for path in (scratch / folder).iterdir():
+                path.unlink()
+            (scratch / folder).rmdir()
+    return load_bundle(output)
+
+
+def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str, OrganScore]:
+    """DSC of a bundle on the validation cases, on their native grids, over the organs that count in each case."""
+    predictor = Predictor(bundle, device)
+    values: dict[str, list[float]] = {organ: [] for organ in bundle.spec.organs}
+    for name in dataset.validation:
+        image, labels = read_case(dataset, name)
+        prediction = predictor.predict(image)
+        case = []
+        for organ in bundle.spec.organs:
+            if organ in dataset.cases[name].scored:
+                truth, answer = labels.mask(organ), prediction.labelmap.mask(organ)
+                if truth.any() or answer.any():
+                    case.append(dice(truth, answer))
+                    values[organ].append(case[-1])
+        tell(f"{name}: mean DSC {np.mean(case):.3f} over {len(case)} organs")
+    return {organ: OrganScore.of(v) for organ, v in values.items()}
+
+
+def _read_run(run: Path) -> tuple[TrainingConfig, dict[str, Any]]:
+    try:
+        config = TrainingConfig.model_validate_json((run / "config.json").read_text("utf-8"))
+        facts = json.loads((run / RUN_FILE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FocusNetError("E_RUN", f"'{run.name}' is not the folder of a training run.") from error
+    return config, facts
+
+
+def _last_stage(run: Path, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
+    for stage in reversed(config.stages):
+        path = run / f"best-{stage.name}.pt"
+        if stage.name != "sol" and path.exists():
+            return stage.name, load_checkpoint(path)
+    raise FocusNetError("E_RUN", f"No stage of '{run.name}' has a validated checkpoint yet; train on.")
