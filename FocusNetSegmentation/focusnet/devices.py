@@ -16,6 +16,7 @@ from focusnet.errors import FocusNetError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_INFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
@@ -62,10 +63,9 @@ def cpu_has_bf16() -> bool:
     if capabilities is not None:
         found = capabilities()
         return any(found.get(flag, False) for flag in wanted)
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
+    if not CPU_INFO.is_file():
         return False
-    words = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
+    words = set(CPU_INFO.read_text(encoding="utf-8", errors="replace").split())
     return any(flag in words for flag in wanted)
 
 

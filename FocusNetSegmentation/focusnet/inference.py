@@ -203,11 +203,11 @@ class Predictor:
     def _compute_within_memory(self, ct: Volume, run: _Run) -> tuple[Answers, Computation, Shape]:
         """The networks' answers; in smaller pieces, then on the CPU, when memory runs out."""
         spec = self.spec
-        least = spec.roi_shape_zyx if spec.small_organs else (1, 1, 1)
+        roi_shape = spec.roi_shape_zyx if spec.small_organs else (1, 1, 1)
         # As in training, a short scan is filled up with air to the slices of a piece.
-        least = (spec.chunk_shape_zyx[0], *least[1:])
+        least = (spec.chunk_shape_zyx[0], *roi_shape[1:])
         whole = piece_shape(triple(ct.array.shape), spec.chunk_shape_zyx, spec.multiple_zyx, least)
-        floor = triple(map(max, least, LEAST_PIECE_ZYX))
+        floor = triple(map(max, roi_shape, LEAST_PIECE_ZYX))
         pieces = [whole, *smaller_pieces(whole, spec.multiple_zyx, floor)]
         cpu = torch.device("cpu")
         computations = [self._main]
@@ -267,6 +267,7 @@ class Predictor:
             "software": f"slicer-focusnet {__version__}",
             "torch": torch.__version__,
             "model": self.spec.name,
+            "model_created": self.spec.created.date().isoformat(),
             "weights_sha256": self.spec.weights.sha256,
             "device": str(computation.device),
             "precision": computation.precision,

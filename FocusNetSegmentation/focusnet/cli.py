@@ -1,0 +1,276 @@
+"""The command line ``focusnet``: subcommands and exit codes, no logic.
+
+Exit codes: 0 done; 1 at least one case failed, the others are done and listed; 2 wrong usage or refused input;
+3 cancelled; 130 interrupted. Everything heavy is imported inside the subcommand that needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from focusnet import DISCLAIMER, __version__
+from focusnet.console import say, shown_progress, tell
+from focusnet.errors import Cancelled, FocusNetError
+
+DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
+USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]  # typer names it differently from version to version
+
+app = typer.Typer(
+    name="focusnet",
+    help=f"Organs at risk of the head and neck on CT. {DISCLAIMER}",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+models = typer.Typer(help="Models: list, show, verify, install.", rich_markup_mode=None)
+app.add_typer(models, name="models")
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail, and the trace of an unexpected error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _cancelled)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: Without the program's name.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return app(args=list(arguments), prog_name="focusnet", standalone_mode=False) or DONE
+    except Cancelled as error:
+        tell(str(error))
+        return CANCELLED
+    except FocusNetError as error:
+        tell(str(error))
+        return REFUSED
+    except USAGE_ERROR as error:
+        tell(f"E_USAGE: {error.format_message()} See 'focusnet --help'.")
+        return REFUSED
+    except (KeyboardInterrupt, typer.Abort):
+        tell("Interrupted.")
+        return INTERRUPTED
+    except Exception as error:
+        if "-v" in arguments or "--verbose" in arguments:
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        tell(f"E_INTERNAL: {type(error).__name__}: {text}; please report this with the output of the command with -v.")
+        return FAILED
+
+
+def _cancelled(*_: object) -> None:
+    raise Cancelled
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        say(f"focusnet {__version__}")
+    elif context.invoked_subcommand is None:
+        say(context.get_help())
+
+
+@app.command()
+def segment(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="NRRD, NIfTI or MHA files, DICOM series folders, or folders of cases.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File, or folder for several cases.")],
+    model: Annotated[str | None, typer.Option(help="Name or folder of a model; the shipped one by default.")] = None,
+    organs: Annotated[str | None, typer.Option(help="Organs to label, separated by commas; all by default.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    fast: Annotated[bool, typer.Option("--fast", help="Pieces side by side: faster, less smooth.")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="seg.nrrd, nii.gz, nrrd, rtstruct or mrb; repeatable; by default as OUT ends."),
+    ] = None,
+    per_organ: Annotated[
+        bool, typer.Option("--per-organ", help="One file, or one Segmentation node, per organ.")
+    ] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write a map of uncertainty.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    series: Annotated[
+        int | None, typer.Option(help="Number of the DICOM series, where a folder holds several.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Cases at the same time.")] = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Segment one CT or a folder of CTs."""
+    from focusnet.outputs import OutputOptions
+    from focusnet.segment import SegmentOptions, find_cases, segment_cases
+
+    names = None if organs is None else tuple(name.strip() for name in organs.split(",") if name.strip())
+    output = OutputOptions(tuple(formats or ()), per_organ, uncertainty, overwrite)
+    options = SegmentOptions(model, names, device, precision, fast, series, output)
+    cases = find_cases(inputs)
+    _keep_memory()
+    failed: list[str] = []
+    with shown_progress(quiet=quiet or jobs > 1) as progress:
+        for result in segment_cases(cases, out, options, progress, jobs=jobs):
+            if result.error is not None:
+                failed.append(result.case)
+                code, message = result.error
+                tell(f"{code}: {message}" if len(cases) == 1 else f"{result.case}: {code}: {message}")
+            if as_json:
+                say(json.dumps(result.to_dict(), ensure_ascii=False))
+            elif not quiet and result.error is None:
+                _say_result(result, verbose)
+    if not quiet:
+        tell(DISCLAIMER)
+    if failed and len(cases) == 1:
+        return REFUSED
+    if failed:
+        tell(f"{len(cases) - len(failed)} of {len(cases)} cases are done; failed: {', '.join(sorted(failed))}.")
+    return FAILED if failed else DONE
+
+
+def _keep_memory() -> None:
+    from focusnet.devices import keep_memory
+
+    keep_memory()
+
+
+def _say_result(result: Any, verbose: bool) -> None:
+    for flag in result.flags:
+        say(f"{result.case}: {flag['severity']}: {flag['message']} [{flag['code']}]")
+    for note in result.notes:
+        say(f"{result.case}: note: {note}")
+    found = sum(1 for values in result.organs.values() if values["volume_ml"] > 0)
+    memory = "" if result.peak_memory_mib is None else f", {result.peak_memory_mib / 1024:.1f} GiB at most"
+    say(f"{result.case}: {found} of {len(result.organs)} organs in {result.seconds:.1f} s{memory}")
+    if verbose:
+        for key, values in result.organs.items():
+            say(f"  {key:24} {values['volume_ml']:10.2f} ml   confidence {values['confidence']:.2f}")
+    for path in result.outputs:
+        say(f"{result.case}: written {path}")
+
+
+@models.command("list")
+def list_models(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> int:
+    """List the models on this computer."""
+    from focusnet.model_store import list_bundles, search_folders
+
+    listings = list_bundles()
+    if as_json:
+        rows = [{"name": b.name, "folder": str(b.folder), "problem": b.problem} for b in listings]
+        say(json.dumps(rows, ensure_ascii=False))
+        return DONE
+    for listing in listings:
+        spec = listing.spec
+        about = listing.problem if spec is None else f"{len(spec.organs)} organs. {spec.description}"
+        say(f"{listing.name:16} {about}" + (f" ({listing.folder})" if verbose else ""))
+    if not listings and not quiet:
+        tell(f"No model in {', '.join(str(folder) for folder in search_folders())}; see 'focusnet models install'.")
+    return DONE
+
+
+@models.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Name or folder of a model.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Show what a model is: organs, grid, training data; its model card with -v."""
+    from focusnet.bundle import CARD_NAME, read_spec
+    from focusnet.model_store import find_bundle
+
+    folder = find_bundle(name)
+    spec = read_spec(folder)
+    if as_json:
+        say(spec.model_dump_json())
+        return DONE
+    x, y, z = spec.spacing_mm_xyz
+    say(f"{spec.name}: {spec.description}")
+    say(f"Organs: {', '.join(spec.organs)}")
+    if spec.small_organs:
+        say(f"Small organs: {', '.join(spec.small_organs)}")
+    say(f"Grid: {x:g} x {y:g} x {z:g} mm, {spec.window_hu[0]:g} to {spec.window_hu[1]:g} HU")
+    say(f"Training data: {spec.training_data}")
+    say(f"Weights: SHA-256 {spec.weights.sha256}, {spec.weights.bytes / 2**20:.1f} MiB, made {spec.created:%Y-%m-%d}")
+    if verbose:
+        say((folder / CARD_NAME).read_text(encoding="utf-8"))
+    return DONE
+
+
+@models.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="Name or folder of a model.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Check a model's files: description, hash, every tensor."""
+    from focusnet.bundle import load_bundle
+    from focusnet.model_store import find_bundle
+
+    bundle = load_bundle(find_bundle(name))
+    if as_json:
+        say(json.dumps({"name": bundle.spec.name, "sha256": bundle.spec.weights.sha256, "sound": True}))
+    elif not quiet:
+        say(f"{bundle.spec.name}: sound, {bundle.folder}")
+    return DONE
+
+
+@models.command()
+def install(
+    source: Annotated[Path, typer.Argument(help="Folder or zip file of a bundle.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model of the same name.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Install a model from a file, after checking it; nothing is downloaded."""
+    from focusnet.model_store import install_bundle
+
+    folder = install_bundle(source, overwrite=overwrite)
+    if as_json:
+        say(json.dumps({"name": folder.name, "folder": str(folder)}, ensure_ascii=False))
+    elif not quiet:
+        say(f"{folder.name}: installed in {folder}")
+    return DONE
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set.")],
+    cases: Annotated[int, typer.Option(min=1, help="Number of cases.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first case.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Write synthetic CTs with their truth, in the training layout."""
+    from focusnet_training.phantom import write_dataset
+
+    names = write_dataset(out, cases, seed)
+    if as_json:
+        say(json.dumps({"folder": str(out), "cases": names}, ensure_ascii=False))
+    elif not quiet:
+        say(f"{len(names)} cases in {out}")
+    return DONE

@@ -1,0 +1,231 @@
+"""The files of a segmentation: which ones, where, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from focusnet import DISCLAIMER, organs
+from focusnet.bundle import new_folder
+from focusnet.errors import FocusNetError
+from focusnet.geometry import LabelMap, Volume
+from focusnet.io.atomic import check_target
+from focusnet.io.image import write_image
+from focusnet.io.segmentation import labels_path, write_segmentation
+
+if TYPE_CHECKING:
+    from focusnet.inference import Prediction
+
+ENDINGS = {
+    "seg.nrrd": ".seg.nrrd",
+    "nii.gz": ".nii.gz",
+    "nrrd": ".nrrd",
+    "rtstruct": ".rtstruct.dcm",
+    "mrb": ".mrb",
+}
+"""Ending of the files of each format."""
+NAMED_BY = {**{ending: name for name, ending in ENDINGS.items()}, ".dcm": "rtstruct"}
+"""Format that the ending of an output's name means; the first that fits counts."""
+PER_ORGAN = ("seg.nrrd", "nii.gz", "nrrd")
+LABELMAPS = ("nii.gz", "nrrd")
+UNCERTAINTY = "uncertainty"
+UNCERTAINTY_ENDING = ".uncertainty.nrrd"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written.
+
+    Attributes:
+        formats: Keys of `ENDINGS`; empty takes what the output's name says, else ``seg.nrrd``.
+        per_organ: A folder with one file per organ, or one Segmentation node per organ in a scene.
+        uncertainty: Also write the uncertainty of each voxel's label, in percent.
+        overwrite: Replace files that are there.
+    """
+
+    formats: tuple[str, ...] = ()
+    per_organ: bool = False
+    uncertainty: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file to be written, or one folder with a file per organ.
+
+    Attributes:
+        path: Where.
+        formats: Its format; several only for the files of a folder.
+        is_folder: Whether it is a folder.
+    """
+
+    path: Path
+    formats: tuple[str, ...]
+    is_folder: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A segmented case.
+
+    Attributes:
+        case: Its name.
+        source: What was read.
+        series: Number of the DICOM series, where one was asked for.
+        volume: The CT.
+        prediction: Its segmentation.
+    """
+
+    case: str
+    source: Path
+    series: int | None
+    volume: Volume
+    prediction: Prediction
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What made the result and what it may be used for."""
+        settings = self.prediction.settings
+        return {**{key: str(value) for key, value in settings.items()}, "disclaimer": DISCLAIMER}
+
+
+def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, several: bool) -> list[Output]:
+    """Where the outputs of a case go.
+
+    Args:
+        case: Name of the case.
+        source: What is read; an RT structure set needs a folder with a DICOM series.
+        out: A file, whose ending says its format, or a folder.
+        options: What is written.
+        several: Whether there are more cases, which need a folder.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_FORMAT`` for a format that is unknown or that the source does not allow, ``E_USAGE``
+            when several cases would go into one file.
+    """
+    for name in options.formats:
+        if name not in ENDINGS:
+            raise FocusNetError("E_OUTPUT_FORMAT", f"No format '{name}'; there are {', '.join(ENDINGS)}.")
+    ending = "" if out.is_dir() else next((e for e in NAMED_BY if out.name.lower().endswith(e)), "")
+    if ending and several:
+        raise FocusNetError("E_USAGE", f"'{out}' is one file for several cases; name a folder.")
+    if not ending and not out.is_dir() and out.suffix[1:].isalpha() and len(out.suffix) <= 5:
+        raise FocusNetError(
+            "E_OUTPUT_FORMAT", f"'{out.name}' ends in no known format ({', '.join(NAMED_BY)}) and is no folder yet."
+        )
+    formats = tuple(dict.fromkeys(options.formats)) or (NAMED_BY[ending] if ending else "seg.nrrd",)
+    if "rtstruct" in formats and not source.is_dir():
+        raise FocusNetError(
+            "E_OUTPUT_FORMAT", "An RT structure set refers to DICOM slices; give the CT as their folder."
+        )
+    base = out.with_name(out.name[: len(out.name) - len(ending)]) if ending else out / case
+    outputs = []
+    if options.per_organ and (files := tuple(name for name in formats if name in PER_ORGAN)):
+        outputs.append(Output(base, files, is_folder=True))
+        formats = tuple(name for name in formats if name not in files)
+    for name in formats:
+        exact = ending and NAMED_BY[ending] == name
+        outputs.append(Output(out if exact else base.with_name(base.name + ENDINGS[name]), (name,)))
+    if options.uncertainty:
+        outputs.append(Output(base.with_name(base.name + UNCERTAINTY_ENDING), (UNCERTAINTY,)))
+    return outputs
+
+
+def check_outputs(outputs: Sequence[Output], *, overwrite: bool) -> None:
+    """Refuse targets that exist, before hours are spent on them.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_EXISTS``.
+    """
+    for output in outputs:
+        if not output.is_folder:
+            check_target(output.path, overwrite=overwrite)
+            if output.formats[0] in LABELMAPS:
+                check_target(labels_path(output.path), overwrite=overwrite)
+        elif output.path.exists() and not (overwrite and output.path.is_dir()):
+            raise FocusNetError(
+                "E_OUTPUT_EXISTS", f"'{output.path.name}' exists and is kept; choose another name or allow overwriting."
+            )
+
+
+def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOptions) -> None:
+    """Write all outputs of a case, each complete or not at all.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``, ``E_BAD_GEOMETRY``, ``E_NO_MRML`` and the refusals of
+            the formats.
+    """
+    labelmap, stamp = result.prediction.labelmap, result.stamp
+    names_written = False
+    for output in outputs:
+        if output.is_folder:
+            with new_folder(output.path, options.overwrite) as folder:
+                _write_organs(labelmap, folder, output.formats, stamp)
+            continue
+        (name,) = output.formats
+        if name == UNCERTAINTY:
+            write_image(_uncertainty(result.prediction), output.path, overwrite=options.overwrite)
+        elif name == "rtstruct":
+            _write_rtstruct(result, output.path, options.overwrite)
+        elif name == "mrb":
+            _write_scene(result, output.path, options)
+        else:
+            # Two label maps of one case share the table of their values.
+            overwrite = options.overwrite or names_written
+            write_segmentation(labelmap, output.path, overwrite=overwrite, stamp=stamp)
+            names_written |= name in LABELMAPS
+
+
+def _write_organs(labelmap: LabelMap, folder: Path, formats: Sequence[str], stamp: Mapping[str, str]) -> None:
+    for value, key in labelmap.organs.items():
+        single = LabelMap((labelmap.array == value).view(np.uint8), labelmap.geometry, {1: key})
+        for number, name in enumerate(formats):
+            path = folder / f"{organs.organ(key).tg263}{ENDINGS[name]}"
+            write_segmentation(single, path, overwrite=number > 0, stamp=stamp)
+
+
+def _uncertainty(prediction: Prediction) -> Volume:
+    """Percent by which the label of each voxel may be another, 0 to 100."""
+    certainty = prediction.certainty
+    percent = (100 - np.arange(256) * (100 / 255)).round().astype(np.uint8)
+    return certainty.with_array(percent[certainty.array])
+
+
+def _write_rtstruct(result: Result, path: Path, overwrite: bool) -> None:
+    from focusnet.io.dicom import read_series_reference
+    from focusnet.io.export import Provenance
+    from focusnet.io.rtstruct import RTStructOptions, write_rtstruct
+
+    settings = result.prediction.settings
+    provenance = Provenance(settings["model"], settings["model_created"], settings["weights_sha256"])
+    reference = read_series_reference(result.source, series_number=result.series)
+    write_rtstruct(
+        result.prediction.labelmap, reference, path, RTStructOptions(provenance=provenance, overwrite=overwrite)
+    )
+
+
+def _write_scene(result: Result, path: Path, options: OutputOptions) -> None:
+    """The CT and its segmentation as a 3D Slicer scene, through the classes of the Slicer module."""
+    try:
+        from FocusNetSegmentationLib import runtime
+    except ImportError:
+        raise FocusNetError(
+            "E_NO_MRML", "The module FocusNetSegmentationLib is not installed, so no .mrb can be written."
+        ) from None
+    scene = runtime.ensure()
+    from FocusNetSegmentationLib import mrml, storage
+
+    if runtime.in_application() and scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode"):
+        raise FocusNetError("E_USAGE", "A scene is open, which a .mrb of this case would mix with; close it first.")
+    scene.Clear(False)
+    try:
+        node = mrml.volume_to_node(result.volume, result.case)
+        scene_options = mrml.ResultOptions(per_organ=options.per_organ, stamp=result.stamp)
+        mrml.segmentations_from_labelmap(result.prediction.labelmap, node, scene_options)
+        storage.save_scene(path, overwrite=options.overwrite)
+    finally:
+        scene.Clear(False)

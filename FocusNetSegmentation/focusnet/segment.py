@@ -1,0 +1,379 @@
+"""From files to files: find the cases, segment each, write what was asked for."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from focusnet import organs, quality
+from focusnet.errors import Cancelled, FocusNetError
+from focusnet.io import read_volume
+from focusnet.io.dicom import is_dicom, read_series
+from focusnet.io.image import image_suffix
+from focusnet.outputs import Output, OutputOptions, Result, check_outputs, plan_outputs, write_outputs
+
+if TYPE_CHECKING:
+    from focusnet.inference import Cancel, Predictor, Progress
+
+CHANNEL_SUFFIX = "_0000"
+OWN_OUTPUTS = (".seg.nrrd", ".uncertainty.nrrd")
+CaseProgress = Callable[[str, str, float, float | None], None]
+"""Called with the case, the stage, the finished share in [0, 1] and the estimated seconds left."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT to segment.
+
+    Attributes:
+        name: What its outputs are called.
+        path: Image file, DICOM folder or multi-frame DICOM file.
+    """
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How to segment.
+
+    Attributes:
+        model: Name or folder of the bundle; None takes the default model.
+        organs: Names of the organs to label, any spelling; None takes all of the model.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        fast: Pieces side by side, without overlap.
+        series: Number of the DICOM series to read where a folder holds several.
+        output: What is written.
+    """
+
+    model: str | None = None
+    organs: tuple[str, ...] | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    fast: bool = False
+    series: int | None = None
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What became of one case; `to_dict` is the command line's ``--json``.
+
+    Attributes:
+        case: Its name.
+        status: ``done`` or ``failed``.
+        seconds: Time it took.
+        peak_memory_mib: Greatest resident memory of the process so far, None where unknown.
+        organs: Volume, confidence and flags of each organ.
+        flags: Findings on the whole scan: code, severity and message.
+        notes: What a user should know about the computation.
+        outputs: Files written.
+        error: Reason code and line of a failed case.
+    """
+
+    case: str
+    status: Literal["done", "failed"]
+    seconds: float
+    peak_memory_mib: float | None = None
+    organs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    flags: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    error: tuple[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; keys without content are left out."""
+        values: dict[str, Any] = {
+            "case": self.case,
+            "status": self.status,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_mib": None if self.peak_memory_mib is None else round(self.peak_memory_mib),
+            "organs": {key: dict(value) for key, value in self.organs.items()},
+            "flags": [dict(flag) for flag in self.flags],
+            "notes": list(self.notes),
+            "outputs": list(self.outputs),
+        }
+        if self.error is not None:
+            values["error"] = {"code": self.error[0], "message": self.error[1]}
+        return values
+
+
+def find_cases(inputs: Sequence[Path]) -> list[Case]:
+    """CTs in image files, DICOM folders and folders of these.
+
+    Args:
+        inputs: Files and folders. A folder with DICOM files is one case; any other gives a case for each image file
+            and each folder with DICOM files in it.
+
+    Raises:
+        FocusNetError: ``E_UNREADABLE`` for a path that is not there, ``E_NO_SERIES`` for a folder without cases,
+            ``E_USAGE`` when two cases would have one name.
+    """
+    cases = [case for path in inputs for case in _cases_of(path)]
+    names: dict[str, Case] = {}
+    for case in cases:
+        if case.name in names:
+            raise FocusNetError(
+                "E_USAGE",
+                f"'{names[case.name].path}' and '{case.path}' would both be case '{case.name}'; segment them apart.",
+            )
+        names[case.name] = case
+    return cases
+
+
+def _cases_of(path: Path) -> list[Case]:
+    if path.is_file():
+        return [Case(case_name(path), path)]
+    if not path.is_dir():
+        raise FocusNetError("E_UNREADABLE", f"There is no '{path}'; check the path.")
+    if _holds_dicom(path):
+        return [Case(case_name(path), path)]
+    found = [p for p in sorted(path.iterdir()) if not p.name.startswith(".") and _is_case(p)]
+    if not found:
+        raise FocusNetError("E_NO_SERIES", f"'{path}' holds no CT: no NRRD, NIfTI, MHA or DICOM files.")
+    return [Case(case_name(p), p) for p in found]
+
+
+def _is_case(path: Path) -> bool:
+    if path.is_dir():
+        return _holds_dicom(path)
+    return image_suffix(path) is not None and not path.name.lower().endswith(OWN_OUTPUTS)
+
+
+def _holds_dicom(folder: Path) -> bool:
+    return any(p.is_file() and image_suffix(p) is None and is_dicom(p) for p in sorted(folder.iterdir()))
+
+
+def case_name(path: Path) -> str:
+    """Name of a case after its file or folder: ``pt_1_0000.nrrd`` and ``pt_1.nrrd`` are ``pt_1``."""
+    name = path.resolve().name
+    if path.is_dir():
+        return name
+    suffix = image_suffix(path) or path.suffix
+    return name[: len(name) - len(suffix)].removesuffix(CHANNEL_SUFFIX)
+
+
+def organ_keys(names: Sequence[str]) -> tuple[str, ...]:
+    """Canonical keys of organs given in any spelling.
+
+    Raises:
+        FocusNetError: ``E_UNKNOWN_ORGAN`` with similar names.
+    """
+    keys = []
+    for name in names:
+        found = organs.find(name)
+        if found is None:
+            near = organs.suggest(name)
+            hint = f"did you mean {' or '.join(near[:3])}?" if near else "see 'focusnet models show'."
+            raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called '{name}'; {hint}")
+        keys.append(found.key)
+    return tuple(dict.fromkeys(keys))
+
+
+def make_predictor(options: SegmentOptions) -> Predictor:
+    """Load the model.
+
+    Raises:
+        FocusNetError: ``E_UNKNOWN_MODEL``, ``E_BUNDLE_*``, ``E_DEVICE``, ``E_PRECISION``.
+    """
+    from focusnet.bundle import load_bundle
+    from focusnet.inference import Predictor
+    from focusnet.model_store import find_bundle
+
+    bundle = load_bundle(find_bundle(options.model))
+    stride = bundle.spec.chunk_shape_zyx[0] if options.fast else None
+    return Predictor(bundle, options.device, options.precision, stride_slices=stride)
+
+
+def segment_case(
+    case: Case,
+    outputs: Sequence[Output],
+    predictor: Predictor,
+    options: SegmentOptions,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> CaseResult:
+    """Read, segment, check and write one case.
+
+    Raises:
+        FocusNetError: The input is refused, or an output can't be written; nothing is left half written.
+        Cancelled: ``cancel`` returned True.
+    """
+    start = time.perf_counter()
+    check_outputs(outputs, overwrite=options.output.overwrite)
+    if progress is not None:
+        progress("reading", 0.0, None)
+    volume = read_volume(case.path) if options.series is None else read_series(case.path, series_number=options.series)
+    findings = quality.check_input(volume)
+    keys = None if options.organs is None else organ_keys(options.organs)
+    prediction = predictor.predict(volume, keys, progress, cancel)
+    findings += quality.check_output(prediction.labelmap, volume, list(prediction.organs))
+    table = {
+        key: {
+            "volume_ml": round(result.volume_ml, 3),
+            "confidence": round(result.confidence, 3),
+            "flags": [flag.code for flag in findings if flag.organ == key],
+        }
+        for key, result in prediction.organs.items()
+    }
+    flags = tuple(
+        {"code": flag.code, "organ": flag.organ or "", "severity": flag.severity, "message": flag.message}
+        for flag in findings
+    )
+    write_outputs(outputs, Result(case.name, case.path, options.series, volume, prediction), options.output)
+    return CaseResult(
+        case.name,
+        "done",
+        time.perf_counter() - start,
+        prediction.peak_memory_mib,
+        table,
+        flags,
+        prediction.notes,
+        tuple(str(output.path) for output in outputs),
+    )
+
+
+def segment_cases(
+    cases: Sequence[Case],
+    out: Path,
+    options: SegmentOptions,
+    progress: CaseProgress | None = None,
+    cancel: Cancel | None = None,
+    *,
+    jobs: int = 1,
+) -> Iterator[CaseResult]:
+    """Segment cases one after the other or side by side; a case that is refused does not stop the others.
+
+    Args:
+        cases: From `find_cases`.
+        out: Output file of a single case, or folder.
+        options: How.
+        progress: Told of each case's progress; not with several jobs.
+        cancel: Asked whether to stop.
+        jobs: Number of processes.
+
+    Yields:
+        The result of each case as it is finished.
+
+    Raises:
+        FocusNetError: ``E_USAGE`` and what is wrong with the model or the organs, before any case is touched.
+        Cancelled: ``cancel`` returned True; cases that were done stay.
+    """
+    plans = [plan_outputs(case.name, case.path, out, options.output, several=len(cases) > 1) for case in cases]
+    if options.organs is not None:
+        organ_keys(options.organs)
+    predictor = make_predictor(options)
+    _check_organs(predictor, options)
+    if jobs > 1 and len(cases) > 1:
+        del predictor
+        yield from _in_processes(cases, plans, options, cancel, min(jobs, len(cases)))
+        return
+    for case, outputs in zip(cases, plans, strict=True):
+        told = None if progress is None else _named(progress, case.name)
+        yield _attempt(case, outputs, predictor, options, told, cancel)
+
+
+def _check_organs(predictor: Predictor, options: SegmentOptions) -> None:
+    missing = set(organ_keys(options.organs or ())) - set(predictor.spec.organs)
+    if missing:
+        raise FocusNetError(
+            "E_UNKNOWN_ORGAN",
+            f"Model '{predictor.spec.name}' has no {', '.join(sorted(missing))}; "
+            f"it has {', '.join(predictor.spec.organs)}.",
+        )
+
+
+def _named(progress: CaseProgress, name: str) -> Progress:
+    return lambda stage, share, seconds: progress(name, stage, share, seconds)
+
+
+def _attempt(
+    case: Case,
+    outputs: Sequence[Output],
+    predictor: Predictor,
+    options: SegmentOptions,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> CaseResult:
+    start = time.perf_counter()
+    try:
+        return segment_case(case, outputs, predictor, options, progress, cancel)
+    except Cancelled:
+        raise
+    except FocusNetError as error:
+        reason = (error.code, error.message)
+    except Exception as error:  # a fault of ours in one case must not lose the others
+        logging.getLogger(__name__).debug("Case %s", case.name, exc_info=True)
+        reason = ("E_INTERNAL", f"{type(error).__name__}: {' '.join(str(error).split())}; please report this.")
+    return CaseResult(case.name, "failed", time.perf_counter() - start, error=reason)
+
+
+_worker: tuple[Predictor, SegmentOptions] | None = None
+
+
+def _in_processes(
+    cases: Sequence[Case], plans: Sequence[list[Output]], options: SegmentOptions, cancel: Cancel | None, jobs: int
+) -> Iterator[CaseResult]:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(jobs, context, _start_worker, (options, threads)) as pool,
+        _ending_workers(pool),
+    ):
+        waiting = {pool.submit(_work, case, plan): case for case, plan in zip(cases, plans, strict=True)}
+        for future in as_completed(waiting):
+            if cancel is not None and cancel():
+                raise Cancelled
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield CaseResult(
+                    waiting[future].name,
+                    "failed",
+                    0.0,
+                    error=("E_OUT_OF_MEMORY", "The system ended a process, mostly for lack of memory; use fewer jobs."),
+                )
+
+
+@contextmanager
+def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """End the processes at once when the block is left by an exception, an interruption too."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _start_worker(options: SegmentOptions, threads: int) -> None:
+    """The parent decides when to stop; being ended must still clear away half-written files."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    import torch
+
+    from focusnet.devices import keep_memory
+
+    keep_memory()
+    torch.set_num_threads(threads)
+    _worker = (make_predictor(options), options)
+
+
+def _work(case: Case, outputs: list[Output]) -> CaseResult:
+    assert _worker is not None
+    return _attempt(case, outputs, *_worker)
