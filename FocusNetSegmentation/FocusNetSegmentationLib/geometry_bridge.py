@@ -20,6 +20,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 AFFINE_TOLERANCE_MM = 0.02
 LATTICE_STEPS = 9
 
+Sampling = tuple[Literal["linear", "nearest"], float]
+"""Interpolation, and the value outside the source."""
+
 _RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -82,9 +85,9 @@ def vtk_ijk_to_ras(geometry: Geometry) -> vtk.vtkMatrix4x4:
     return vtkMatrixFromArray(_RAS_LPS @ geometry.affine)
 
 
-def reslice_to_world(image: vtk.vtkImageData, source: Placement, target: Geometry, fill: float) -> NDArray[Any]:
-    """Image on a node's grid, linearly interpolated on a grid in the world; any parent transform."""
-    return _reslice(image, source.local, target, _transform_between(None, source.parent), ("linear", fill))
+def reslice_to_world(image: vtk.vtkImageData, source: Placement, target: Geometry, sampling: Sampling) -> NDArray[Any]:
+    """Image on a node's grid, sampled on a grid in the world; any parent transform."""
+    return _reslice(image, source.local, target, _transform_between(None, source.parent), sampling)
 
 
 def reslice_to_local(array: NDArray[Any], world: Geometry, target: Placement) -> NDArray[Any]:
@@ -113,7 +116,7 @@ def _reslice(
     source: Geometry,
     target: Geometry,
     target_to_source: vtk.vtkGeneralTransform,
-    sampling: tuple[Literal["linear", "nearest"], float],
+    sampling: Sampling,
 ) -> NDArray[Any]:
     ras_to_ijk = vtk_ijk_to_ras(source)
     ras_to_ijk.Invert()

@@ -1,4 +1,4 @@
-"""CT volume nodes in, segmentation nodes out, and segmentation nodes back as masks.
+"""CT volume nodes in, segmentation nodes out.
 
 A result lies exactly on its CT: it takes the CT's parent transform and, under it, the CT's own grid.
 """
@@ -102,7 +102,7 @@ def volume_from_node(node: Any) -> Volume:
     place = bridge.volume_placement(node)
     world = place.world
     if place.to_world is None:
-        return Volume(bridge.reslice_to_world(image, place, world, AIR_HU), world)
+        return Volume(bridge.reslice_to_world(image, place, world, ("linear", AIR_HU)), world)
     array = arrayFromVolume(node)
     array.setflags(write=False)
     return Volume(array, world)

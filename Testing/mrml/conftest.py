@@ -17,7 +17,7 @@ BALLS = {
     "brainstem": ((1.0, 12.0, 14.0), 8.0),
     "lens_l": ((17.0, -27.0, 16.0), 3.5),
 }
-ORGANS = {value: key for value, key in enumerate(BALLS, start=1)}
+ORGANS = dict(enumerate(BALLS, start=1))
 
 
 @pytest.fixture

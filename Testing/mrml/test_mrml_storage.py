@@ -77,7 +77,7 @@ def test_file_of_one_organ_covers_the_whole_ct(result, tmp_path):
 def test_scene_bundle_brings_everything_back(scene, result, segment_points, tmp_path):
     from FocusNetSegmentationLib import mrml, storage
 
-    labelmap, per_organ, whole = result
+    labelmap, per_organ, _ = result
     expected = {key: segment_points(node, organ(key).tg263).mean(axis=0) for key, node in per_organ.nodes.items()}
     path = tmp_path / "scène 1.mrb"
     storage.save_scene(path)
