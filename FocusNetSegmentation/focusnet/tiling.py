@@ -96,9 +96,12 @@ class SparseMaps:
         for z in range(z0, box.stop_zyx[0]):
             if z in self._slices[channel]:
                 y, x, block = self._slices[channel][z]
-                top, left = max(y, y0), max(x, x0)
-                part = block[top - y : box.stop_zyx[1] - y, left - x : box.stop_zyx[2] - x]
-                values[z - z0, top - y0 : top - y0 + part.shape[0], left - x0 : left - x0 + part.shape[1]] = part
+                kept = Box((z, y, x), (z + 1, y + block.shape[0], x + block.shape[1]))
+                common = kept.intersection(box)
+                if common is not None:
+                    _, rows, columns = common.slices
+                    part = block[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+                    values[z - z0, rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0] = part
         return values
 
     def write(self, channel: int, box: Box, values: NDArray[np.float32]) -> None:

@@ -20,8 +20,10 @@ from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.model_card import ModelCard, OrganScore, write_card
 from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
+from focusnet_training.validation import overlap_slices
 
 RUN_FILE = "run.json"
+IN_PLANE, IN_PLANE_OVERLAP = (240, 240), (48, 48)
 Told = Callable[[str], None]
 
 
@@ -119,7 +121,8 @@ def make_bundle(
         small_organs=small,
         spacing_mm_xyz=config.data.spacing_xyz,
         window_hu=config.data.window_hu,
-        chunk_shape_zyx=(config.data.chunk_zyx[0], 240, 240),
+        chunk_shape_zyx=(config.data.chunk_zyx[0], *IN_PLANE),
+        overlap_zyx=(overlap_slices(config.data.chunk_zyx[0]), *IN_PLANE_OVERLAP),
         roi_shape_zyx=config.network.roi_shape_zyx,
         training_data=dataset.statement,
     )

@@ -18,7 +18,6 @@ from torch import Tensor
 from focusnet_training.config import StageName
 from focusnet_training.datasets import PreparedCase
 
-OVERLAP_SLICES = 10
 CHUNK_MULTIPLE_ZYX = (2, 4, 4)
 PENALTY_MM = 30.0
 
@@ -82,6 +81,11 @@ def validate(
     return ValidationResult(float(score), mean_dsc, mean_error)
 
 
+def overlap_slices(chunk_depth: int) -> int:
+    """Slices that neighbouring chunks of a whole case have in common: a quarter."""
+    return chunk_depth // 4
+
+
 def predict_case(
     model: FocusNetV2,
     case: PreparedCase,
@@ -99,10 +103,11 @@ def predict_case(
     depth, height, width = (-(-n // m) * m for n, m in zip(case.ct.shape, CHUNK_MULTIPLE_ZYX, strict=True))
     pad = (max(depth, chunk_depth) - ct.shape[2], height - ct.shape[3], width - ct.shape[4])
     ct = F.pad(ct, (0, pad[2], 0, pad[1], 0, pad[0]), value=-1.0)
-    weights = torch.from_numpy(piece_weights(chunk_depth, OVERLAP_SLICES)).to(device)[:, None, None]
+    overlap = overlap_slices(chunk_depth)
+    weights = torch.from_numpy(piece_weights(chunk_depth, overlap)).to(device)[:, None, None]
     totals: list[Tensor | None] = [None, None, None]
     weight_sum = torch.zeros(ct.shape[2], 1, 1, device=device)
-    for z in piece_starts(ct.shape[2], chunk_depth, OVERLAP_SLICES):
+    for z in piece_starts(ct.shape[2], chunk_depth, overlap):
         chunk = ct[:, :, z : z + chunk_depth].contiguous(memory_format=torch.channels_last_3d)
         if localise:
             output = model(chunk)

@@ -138,3 +138,14 @@ def test_two_answers_are_weighted_by_distance_from_the_border():
             blender.add((start + i, 0, 0), value, np.full((1, 1), weight, np.float32))
     blender.finish(6)
     np.testing.assert_allclose(maps.read(0, Box((0, 0, 0), (6, 1, 1))).ravel(), [0, 0, 0.25, 0.75, 1, 1])
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 9), (9, 0), (9, 9), (0, 5), (5, 0)])
+def test_a_box_beside_what_is_kept_reads_as_zero(corner):
+    maps = SparseMaps(1, (1, 12, 12))
+    plane = np.zeros((1, 12, 12), np.float32)
+    plane[0, 5:7, 5:7] = 0.5
+    maps.put(0, plane)
+    y, x = corner
+    box = Box((0, y, x), (1, y + 3, x + 3))
+    np.testing.assert_array_equal(maps.read(0, box), plane[:, y : y + 3, x : x + 3])
