@@ -13,7 +13,7 @@ from focusnet.geometry import Geometry, Volume
 from focusnet.io import check_hu, read_image, read_volume, write_image
 from focusnet.io.nifti import read_nifti_header
 from focusnet.io.shear import straighten
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 FORMATS = ["ct.nrrd", "ct.nii.gz", "ct.nii", "ct.mha"]
@@ -240,6 +240,7 @@ def test_nifti_colour_is_refused(nifti):
 # --- shear ----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     permutation=st.permutations(range(3)),
     signs=st.tuples(*[st.sampled_from((1.0, -1.0))] * 3),

@@ -1,0 +1,168 @@
+"""The ``.seg.nrrd`` format of 3D Slicer: NRRD with one group of ``SegmentN_`` fields per segment.
+
+The labels are 3-D, or 4-D with the layers as first axis where segments overlap.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focusnet.errors import FocusNetError
+from focusnet.geometry import Geometry
+
+GZIP_LEVEL = 1
+GZIP_CONTAINER = 31
+FIELDS = ("ID", "Name", "Color", "LabelValue", "Layer", "Tags")
+TERMINOLOGY_TAG = "TerminologyEntry"
+STATUS_TAG = "Segmentation.Status:inprogress"
+NRRD_TYPES = {np.dtype(np.uint8): "unsigned char", np.dtype(np.uint16): "unsigned short"}
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """Fields of one segment: its label value in a layer, RGB colour (0 to 255) and 3D Slicer terminology entry."""
+
+    name: str
+    label: int
+    layer: int
+    colour: tuple[int, int, int] | None
+    terminology: str
+
+
+def parse_segments(metadata: Mapping[str, str]) -> list[SegmentEntry]:
+    """Segments of a header, in order; none where it is no segmentation.
+
+    Files of 3D Slicer before 4.11 state neither layer nor label: there the n-th segment fills layer n with ones.
+
+    Raises:
+        FocusNetError: ``E_UNREADABLE`` for a field that is no number.
+    """
+    entries: list[SegmentEntry] = []
+    while f"Segment{len(entries)}_ID" in metadata or f"Segment{len(entries)}_Name" in metadata:
+        number = len(entries)
+        field = {key: metadata.get(f"Segment{number}_{key}") for key in FIELDS}
+        try:
+            entries.append(
+                SegmentEntry(
+                    name=field["Name"] or field["ID"] or f"Segment_{number + 1}",
+                    label=int(field["LabelValue"] or 1),
+                    layer=number if field["Layer"] is None else int(field["Layer"]),
+                    colour=_parse_colour(field["Color"]),
+                    terminology=_parse_tags(field["Tags"]).get(TERMINOLOGY_TAG, ""),
+                )
+            )
+        except ValueError as error:
+            raise FocusNetError("E_UNREADABLE", f"The header fields of segment {number} are damaged.") from error
+    return entries
+
+
+def write_seg_nrrd(
+    path: Path,
+    layers: NDArray[Any],
+    geometry: Geometry,
+    entries: list[SegmentEntry],
+    stamp: Mapping[str, str] | None,
+) -> None:
+    """Write the file.
+
+    Args:
+        path: Where to.
+        layers: Labels, ``(z, y, x, layer)``, uint8 or uint16.
+        geometry: Grid of the layers.
+        entries: Segments in order.
+        stamp: What made an automatic result, or None.
+    """
+    labels = layers if layers.dtype in NRRD_TYPES else layers.astype(np.uint16)
+    labels = labels.astype(labels.dtype.newbyteorder("<"), copy=False)
+    fields = [*_geometry_fields(labels, geometry), *_segment_fields(entries, geometry, stamp)]
+    header = "NRRD0005\n" + "".join(f"{field}\n" for field in fields) + "\n"
+    packer = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, GZIP_CONTAINER)
+    with path.open("wb") as file:
+        file.write(header.encode("utf-8"))
+        for plane in labels:
+            file.write(packer.compress(np.ascontiguousarray(plane).tobytes()))
+        file.write(packer.flush())
+
+
+def _geometry_fields(labels: NDArray[Any], geometry: Geometry) -> Iterable[str]:
+    depth, height, width, count = labels.shape
+    is_layered = count > 1
+    axes = [_vector(geometry.affine[:3, axis]) for axis in range(3)]
+    yield f"type: {NRRD_TYPES[labels.dtype.newbyteorder('=')]}"
+    yield f"dimension: {3 + is_layered}"
+    yield "space: left-posterior-superior"
+    yield "sizes: " + " ".join(str(n) for n in ([count] if is_layered else []) + [width, height, depth])
+    yield "space directions: " + " ".join((["none"] if is_layered else []) + axes)
+    yield "kinds: " + " ".join((["list"] if is_layered else []) + ["domain"] * 3)
+    yield "endian: little"
+    yield "encoding: gzip"
+    yield f"space origin: {_vector(geometry.affine[:3, 3])}"
+
+
+def _segment_fields(entries: list[SegmentEntry], geometry: Geometry, stamp: Mapping[str, str] | None) -> Iterable[str]:
+    extent = " ".join(f"0 {n - 1}" for n in reversed(geometry.shape_zyx))
+    identifiers = _unique_identifiers(entries)
+    for number, (entry, identifier) in enumerate(zip(entries, identifiers, strict=True)):
+        colour = " ".join(f"{channel / 255:.6g}" for channel in entry.colour or (128, 174, 128))
+        tags = [f"{TERMINOLOGY_TAG}:{entry.terminology}"] if entry.terminology else []
+        if stamp is not None:
+            tags += [f"FocusNet:{_stamp_line(stamp)}", STATUS_TAG]
+        for key, value in {
+            "ID": identifier,
+            "Name": _one_line(entry.name),
+            "NameAutoGenerated": "0",
+            "Color": colour,
+            "ColorAutoGenerated": "0",
+            "LabelValue": str(entry.label),
+            "Layer": str(entry.layer),
+            "Extent": extent,
+            "Tags": "".join(f"{_one_line(tag)}|" for tag in tags),
+        }.items():
+            yield f"Segment{number}_{key}:={value}"
+    matrix = LPS_TO_RAS @ geometry.affine
+    numbers = [repr(float(v)) for v in matrix.ravel()] + extent.split()
+    yield "Segmentation_ContainedRepresentationNames:=Binary labelmap|"
+    yield "Segmentation_MasterRepresentation:=Binary labelmap"
+    yield "Segmentation_ReferenceImageExtentOffset:=0 0 0"
+    yield f"Segmentation_ConversionParameters:=Reference image geometry|{';'.join(numbers)};|Grid of the CT.&"
+
+
+def _unique_identifiers(entries: list[SegmentEntry]) -> list[str]:
+    """Names serve as identifiers, which 3D Slicer wants different from each other."""
+    names = [_one_line(entry.name) for entry in entries]
+    return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, start=1)]
+
+
+def _stamp_line(stamp: Mapping[str, str]) -> str:
+    """``|`` and ``:`` would end the tag."""
+    line = "; ".join(["UNREVIEWED", *(f"{key}={text}" for key, text in stamp.items())])
+    return line.replace("|", "/").replace(":", "-")
+
+
+def _one_line(text: str) -> str:
+    """Text for a header field; a backslash would start an escape."""
+    return " ".join(text.replace("\\", "/").split())
+
+
+def _vector(values: NDArray[np.float64]) -> str:
+    return "(" + ",".join(repr(float(v)) for v in values) + ")"
+
+
+def _parse_colour(text: str | None) -> tuple[int, int, int] | None:
+    if not text:
+        return None
+    red, green, blue = (min(255, max(0, round(float(channel) * 255))) for channel in text.split())
+    return red, green, blue
+
+
+def _parse_tags(text: str | None) -> dict[str, str]:
+    pairs = (tag.split(":", 1) for tag in (text or "").split("|") if ":" in tag)
+    return {key.strip(): value for key, value in pairs}
