@@ -16,15 +16,17 @@ import numpy as np
 import SimpleITK as sitk
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, LabelMap, Volume, to_sitk
+from focusnet.io.atomic import atomic_path
 from focusnet.organs import PHANTOM_26
 from numpy.typing import NDArray
 
-from focusnet_training.phantom_anatomy import Anatomy, build_anatomy
+from focusnet_training.phantom_anatomy import build_anatomy
 from focusnet_training.phantom_pose import Block, Pose, sample_axes
 from focusnet_training.phantom_scanner import Scanner
 from focusnet_training.phantom_shapes import Window
 
 WEAK_CONTRAST = 0.06
+_NOISE_HU = (5.0, 12.0)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class PhantomOptions:
         shape_zyx: Grid size; random covers the head and neck.
         metal: Probability (or certainty) of metal fillings with streaks.
         weak_boundaries: Optic nerves and chiasm with almost no contrast to their surroundings.
-        noise_hu: Standard deviation of the noise in the head; None draws 6–14.
+        noise_hu: Standard deviation of the noise in the head; None draws 5–12.
         couch: Paint the couch, head rest and mask.
     """
 
@@ -67,31 +69,63 @@ class Phantom:
 
 
 def make_phantom(seed: int, options: PhantomOptions = PhantomOptions()) -> Phantom:
-    """Make one patient's CT.
+    """Make one patient's CT with its truth.
 
     Args:
-        seed: Any non-negative integer; the same seed and options give the same bytes.
+        seed: Any non-negative integer; the same seed and options give the same bytes. Pose and anatomy depend on the
+            seed alone.
         options: What to fix.
+
+    Raises:
+        FocusNetError: ``E_USAGE`` for a negative seed.
     """
-    rng = np.random.default_rng(seed)
-    grid_rng, pose_rng, body_rng, scan_rng = rng.spawn(4)
-    geometry = _draw_grid(grid_rng, options)
-    anatomy = build_anatomy(body_rng, WEAK_CONTRAST if options.weak_boundaries else 1.0)
-    pose = Pose(pose_rng)
-    block = Block(pose.points(sample_axes(geometry, 1)))
-    labels = _truth(block, anatomy, geometry)
-    has_metal = scan_rng.random() < float(options.metal)
-    noise_hu = scan_rng.uniform(6, 14) if options.noise_hu is None else options.noise_hu
-    scanner = Scanner(pose, geometry, scan_rng, noise_hu)
-    hu = scanner.scan(anatomy, block, couch=options.couch, metal=has_metal)
-    volume = Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), geometry)
-    return Phantom(volume, labels)
+    draft = _Draw(seed, options)
+    has_metal = draft.scan_rng.random() < float(options.metal)
+    noise_hu = draft.scan_rng.uniform(*_NOISE_HU)
+    scanner = Scanner(
+        draft.pose, draft.geometry, draft.scan_rng, noise_hu if options.noise_hu is None else options.noise_hu
+    )
+    hu = scanner.scan(draft.anatomy, draft.block, couch=options.couch, metal=has_metal)
+    volume = Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), draft.geometry)
+    return Phantom(volume, draft.labels())
+
+
+def make_labels(seed: int, options: PhantomOptions = PhantomOptions()) -> LabelMap:
+    """Truth of ``make_phantom`` without the CT, in a fraction of the time."""
+    return _Draw(seed, options).labels()
+
+
+class _Draw:
+    """All that a seed decides about a patient, with the grid that it is scanned on."""
+
+    def __init__(self, seed: int, options: PhantomOptions) -> None:
+        if seed < 0:
+            raise FocusNetError("E_USAGE", f"Phantom seed {seed}; give a whole number from 0 up.")
+        grid_rng, pose_rng, body_rng, self.scan_rng = np.random.default_rng(seed).spawn(4)
+        self.geometry = _draw_grid(grid_rng, options)
+        self.anatomy = build_anatomy(body_rng, WEAK_CONTRAST if options.weak_boundaries else 1.0)
+        self.pose = Pose(pose_rng)
+        self.block = Block(self.pose.points(sample_axes(self.geometry, 1)))
+
+    def labels(self) -> LabelMap:
+        """Label of each voxel whose centre is inside an organ; the smaller organ keeps a shared voxel."""
+        masks: dict[str, tuple[Window, NDArray[np.bool_]]] = {}
+        for key in PHANTOM_26:
+            body = self.anatomy.organs[key]
+            window = self.block.window(body, 0.0)
+            if window is not None:
+                masks[key] = window, body.distance(self.block.points[window]) < 0
+        array = np.zeros(self.geometry.shape_zyx, np.uint8)
+        for key in sorted(masks, key=lambda k: int(masks[k][1].sum()), reverse=True):
+            window, mask = masks[key]
+            array[window][mask] = PHANTOM_26.index(key) + 1
+        return LabelMap(array, self.geometry, {i + 1: key for i, key in enumerate(PHANTOM_26)})
 
 
 def _draw_grid(rng: np.random.Generator, options: PhantomOptions) -> Geometry:
     in_plane, slices = rng.uniform(0.8, 1.5), rng.uniform(1.5, 3.5)
     spacing = options.spacing_xyz or (in_plane, in_plane, slices)
-    top, bottom, width = rng.uniform(100, 145), rng.uniform(-185, -150), rng.uniform(240, 300)
+    top, bottom, width = rng.uniform(100, 145), rng.uniform(-195, -160), rng.uniform(240, 300)
     aim = np.array((rng.normal(0, 6), rng.normal(4, 6), (top + bottom) / 2))
     extent = np.array((width, width, top - bottom))
     if options.shape_zyx is None:
@@ -102,80 +136,73 @@ def _draw_grid(rng: np.random.Generator, options: PhantomOptions) -> Geometry:
     return Geometry.from_parts(shape, spacing_xyz=spacing, origin_xyz=tuple(origin))  # type: ignore[arg-type]
 
 
-def _truth(block: Block, anatomy: Anatomy, geometry: Geometry) -> LabelMap:
-    """Label of each voxel whose centre is inside an organ; the smaller organ keeps a shared voxel."""
-    masks: dict[str, tuple[Window, NDArray[np.bool_]]] = {}
-    for key in PHANTOM_26:
-        window = block.window(anatomy.organs[key], 0.0)
-        if window is not None:
-            masks[key] = window, anatomy.organs[key].distance(block.points[window]) < 0
-    labels = np.zeros(geometry.shape_zyx, np.uint8)
-    for key in sorted(masks, key=lambda k: int(masks[k][1].sum()), reverse=True):
-        window, mask = masks[key]
-        labels[window][mask] = PHANTOM_26.index(key) + 1
-    return LabelMap(labels, geometry, {i + 1: key for i, key in enumerate(PHANTOM_26)})
-
-
 def write_dataset(folder: Path | str, cases: int, seed: int, options: PhantomOptions = PhantomOptions()) -> list[str]:
-    """Write phantoms as an nnU-Net v2 raw dataset, each fifth case for validation.
+    """Write phantoms as an nnU-Net v2 raw dataset: each fifth case, or else the last of several, for validation.
 
     Args:
-        folder: New or empty folder; gets imagesTr, labelsTr, dataset.json, cases.json and splits_final.json.
-        cases: Number of phantoms, at least 2.
-        seed: Case i uses a seed derived from (seed, i), so a longer set begins with the shorter one.
+        folder: New or empty folder; gets imagesTr, labelsTr, cases.json, splits_final.json and last dataset.json.
+        cases: Number of phantoms.
+        seed: Case i has the seed ``case_seed(seed, i)``, so a longer set begins with the shorter one.
         options: As for ``make_phantom``.
 
     Returns:
         The case names in order.
 
     Raises:
-        FocusNetError: E_OUTPUT_EXISTS where the folder holds anything; E_USAGE for fewer than 2 cases.
+        FocusNetError: ``E_OUTPUT_EXISTS`` where the folder holds anything; ``E_OUTPUT_WRITE`` where it can't be
+            written; ``E_USAGE`` for no case or a negative seed.
     """
     root = Path(folder)
-    if cases < 2:
-        raise FocusNetError("E_USAGE", f"{cases} phantoms asked; a dataset needs at least 2 (training and validation).")
-    if root.exists() and any(root.iterdir()):
-        raise FocusNetError("E_OUTPUT_EXISTS", f"Folder {root.name} is not empty; choose a new one.")
-    for part in ("imagesTr", "labelsTr"):
-        (root / part).mkdir(parents=True, exist_ok=True)
-    listed: dict[str, Any] = {}
-    for i in range(1, cases + 1):
-        name = f"phantom_{i:04d}"
-        phantom = make_phantom(case_seed(seed, i), options)
-        sitk.WriteImage(to_sitk(phantom.volume), str(root / "imagesTr" / f"{name}_0000.nrrd"), True)
-        sitk.WriteImage(to_sitk(phantom.labels), str(root / "labelsTr" / f"{name}.nrrd"), True)
-        present = [key for value, key in phantom.labels.organs.items() if np.any(phantom.labels.array == value)]
+    if cases < 1 or seed < 0:
+        raise FocusNetError("E_USAGE", f"{cases} phantoms with seed {seed}; give at least 1 and a seed from 0 up.")
+    if root.is_file() or (root.is_dir() and any(root.iterdir())):
+        raise FocusNetError("E_OUTPUT_EXISTS", f"'{root.name}' is not an empty folder; choose a new one.")
+    listed: dict[str, dict[str, Any]] = {}
+    for number in range(1, cases + 1):
+        name = f"phantom_{number:04d}"
+        phantom = make_phantom(case_seed(seed, number), options)
+        _write(phantom.volume, root / "imagesTr" / f"{name}_0000.nrrd")
+        _write(phantom.labels, root / "labelsTr" / f"{name}.nrrd")
+        held_out = number % 5 == 0 or (number == cases and 1 < cases < 5)
         listed[name] = {
-            "split": "validation" if i % 5 == 0 or i == cases else "training",
+            "split": "validation" if held_out else "training",
             "annotated": list(PHANTOM_26),
-            "scored": present,
+            "scored": [PHANTOM_26[value - 1] for value in np.unique(phantom.labels.array) if value > 0],
             "spacing_mm": [round(s, 4) for s in phantom.volume.geometry.spacing_xyz],
             "size": list(phantom.volume.array.shape[::-1]),
         }
-    names = list(listed)
     split = {
-        "train": [n for n in names if listed[n]["split"] == "training"],
-        "val": [n for n in names if listed[n]["split"] == "validation"],
+        key: [name for name, case in listed.items() if case["split"] == part]
+        for key, part in (("train", "training"), ("val", "validation"))
     }
     description = {
         "name": "Procedural head-and-neck CT phantoms",
+        "description": f"{cases} synthetic patients with exact truth, seed {seed}; no real person's data",
         "channel_names": {"0": "CT"},
         "labels": {"background": 0, **{key: i + 1 for i, key in enumerate(PHANTOM_26)}},
         "file_ending": ".nrrd",
         "numTraining": cases,
         "numTest": 0,
         "annotations": "cases.json",
-        "seed": seed,
     }
     for file, content in (
         ("cases.json", {"cases": listed}),
         ("splits_final.json", [split]),
         ("dataset.json", description),
     ):
-        (root / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return names
+        with atomic_path(root / file) as path:
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return list(listed)
 
 
 def case_seed(seed: int, number: int) -> int:
     """Seed of one case of a dataset."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def _write(item: Volume | LabelMap, target: Path) -> None:
+    with atomic_path(target) as path:
+        try:
+            sitk.WriteImage(to_sitk(item), str(path), True)
+        except RuntimeError as error:
+            raise FocusNetError("E_OUTPUT_WRITE", f"'{target.name}' can't be written; check the disk.") from error

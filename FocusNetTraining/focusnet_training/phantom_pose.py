@@ -8,13 +8,13 @@ import numpy as np
 from focusnet.geometry import Geometry
 from numpy.typing import NDArray
 
-from focusnet_training.phantom_anatomy import Variation
 from focusnet_training.phantom_shapes import Array, Body, Points, Window
+from focusnet_training.phantom_tissue import Variation
 
 _LOOKUP_STEP = 5
 _NODE_MM = 55.0
 _NODES = 9
-_BULGE_MM = 2.6
+_BULGE_MM = 4.0
 
 
 def sample_axes(geometry: Geometry, z_parts: int) -> tuple[NDArray[np.float64], ...]:

@@ -7,13 +7,14 @@ from focusnet.geometry import Geometry
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from focusnet_training.phantom_anatomy import AIR_HU, Anatomy, Tissue, plain
+from focusnet_training.phantom_anatomy import Anatomy
 from focusnet_training.phantom_pose import Block, Pose, SmoothField, sample_axes
 from focusnet_training.phantom_shapes import Array, Body, Ellipsoid, Points
+from focusnet_training.phantom_tissue import AIR_HU, Tissue, plain
 
 _VIEWS = 180
 _SUB_SLICE_MM = 1.6
-_BLOCK_SLICES = 8
+_BLOCK_VOXELS = 400_000
 _METAL_HU = 9000.0
 
 Metal = tuple[float, float, float, float]
@@ -32,7 +33,7 @@ class Scanner:
     def __init__(self, pose: Pose, geometry: Geometry, rng: np.random.Generator, noise_hu: float) -> None:
         self._pose = pose
         self._geometry = geometry
-        self._rng = rng
+        self._rng, self._metal_rng, self._noise_rng = rng.spawn(3)
         self._noise_hu = noise_hu
         self._parts = max(1, int(np.ceil(geometry.spacing_xyz[2] / _SUB_SLICE_MM)))
         self._axes = sample_axes(geometry, self._parts)
@@ -53,13 +54,14 @@ class Scanner:
         tissues = list(anatomy.tissues)
         metals: list[Metal] = []
         if metal:
-            fillings = _choose_fillings(anatomy, rng)
+            fillings = _choose_fillings(anatomy, self._metal_rng)
             tissues += [Tissue(f, plain(_METAL_HU, 0)) for f in fillings]
             metals = [m for f in fillings if (m := _voxel_of(f, block)) is not None]
         hu = np.empty(geometry.shape_zyx, np.float32)
         z, y, x = self._axes
-        for start in range(0, len(hu), _BLOCK_SLICES):
-            stop = min(len(hu), start + _BLOCK_SLICES)
+        step = max(1, _BLOCK_VOXELS // (self._parts * len(y) * len(x)))
+        for start in range(0, len(hu), step):
+            stop = min(len(hu), start + step)
             axes = (z[start * self._parts : stop * self._parts], y, x)
             part = Block(self._pose.points(axes))
             canvas = np.full((len(axes[0]), len(y), len(x)), AIR_HU, np.float32)
@@ -70,8 +72,8 @@ class Scanner:
         blur = rng.uniform(0.45, 0.75) / geometry.spacing_xyz[0]
         hu = ndimage.gaussian_filter(hu, (0, blur, blur), mode="nearest", truncate=3)
         if metals:
-            add_streaks(hu, metals, geometry.spacing_zyx, rng)
-        add_noise(hu, self._noise_hu, geometry.spacing_zyx, rng)
+            add_streaks(hu, metals, geometry.spacing_zyx, self._metal_rng)
+        add_noise(hu, self._noise_hu, geometry.spacing_zyx, self._noise_rng)
         return hu
 
     def _paint(
@@ -93,13 +95,13 @@ class Scanner:
 
 
 def _choose_fillings(anatomy: Anatomy, rng: np.random.Generator) -> list[Ellipsoid]:
-    chosen = rng.choice(len(anatomy.fillings), size=int(rng.integers(1, 6)), replace=False)
+    chosen = rng.choice(len(anatomy.crowns), size=int(rng.integers(1, 6)), replace=False)
     radii = rng.uniform(1.6, 3.0, size=len(chosen))
-    return [Ellipsoid(anatomy.fillings[i], (r, r, r)) for i, r in zip(chosen, radii.tolist(), strict=True)]
+    return [Ellipsoid(anatomy.crowns[i], (r, r, r)) for i, r in zip(chosen, radii.tolist(), strict=True)]
 
 
 def _voxel_of(filling: Ellipsoid, block: Block) -> Metal | None:
-    """Fractional (z, y, x) index is not needed: the nearest voxel and the radius in mm; None outside the grid."""
+    """Nearest voxel (z, y, x) and radius in mm; None outside the grid."""
     window = block.window(filling, 2.0)
     if window is None:
         return None
@@ -145,7 +147,7 @@ def add_noise(hu: Array, noise_hu: float, spacing_zyx: tuple[float, float, float
     if noise_hu <= 0:
         return
     white = rng.standard_normal(hu.shape, dtype=np.float32)
-    dz, dy, dx = spacing_zyx
+    _, dy, dx = spacing_zyx
     fine = ndimage.gaussian_filter(white, (0.25, 0.6 / dy, 0.6 / dx), truncate=3)
     coarse = ndimage.gaussian_filter(white, (0.25, 2.2 / dy, 2.2 / dx), truncate=2.5)
     grain = fine - np.float32(0.7) * coarse
@@ -155,7 +157,7 @@ def add_noise(hu: Array, noise_hu: float, spacing_zyx: tuple[float, float, float
     )
     streaky /= streaky.std()
     width_mm = (hu > -500).sum(axis=2).max(axis=1) * dx
-    excess = np.clip((width_mm - 200) / 80, 0, 1.5).astype(np.float32)[:, None, None]
+    excess = np.clip((width_mm - 225) / 60, 0, 1.5).astype(np.float32)[:, None, None]
     hu += np.float32(noise_hu) * ((1 + np.float32(0.4) * excess) * grain + np.float32(0.7) * excess * streaky)
 
 

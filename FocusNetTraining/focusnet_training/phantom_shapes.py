@@ -7,6 +7,7 @@ surface, and a box that holds it. Bodies are combined like sets; ``blend_mm`` ro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +59,11 @@ class Body(Protocol):
         """Signed distance in mm (negative inside), in the shape of the point arrays."""
 
 
+def _box(low: NDArray[np.floating], high: NDArray[np.floating]) -> Bounds:
+    (x0, y0, z0), (x1, y1, z1) = low.tolist(), high.tolist()
+    return (x0, y0, z0), (x1, y1, z1)
+
+
 def _smooth_min(a: Array, b: Array, blend_mm: float) -> Array:
     if blend_mm <= 0:
         return np.minimum(a, b)
@@ -79,9 +85,7 @@ class Ellipsoid:
         """Box of the sphere around it where it is turned, else its own box."""
         turned = self.yaw_deg != 0 or self.pitch_deg != 0
         r = (max(self.radii),) * 3 if turned else self.radii
-        low = tuple(c - h for c, h in zip(self.center, r, strict=True))
-        high = tuple(c + h for c, h in zip(self.center, r, strict=True))
-        return low, high  # type: ignore[return-value]
+        return _box(np.subtract(self.center, r), np.add(self.center, r))
 
     def distance(self, points: Points) -> Array:
         """Signed distance in mm, first order."""
@@ -92,20 +96,16 @@ class Ellipsoid:
         if self.pitch_deg:
             c, s = np.float32(np.cos(np.radians(self.pitch_deg))), np.float32(np.sin(np.radians(self.pitch_deg)))
             y, z = c * y + s * z, c * z - s * y
-        square: Array | None = None
-        steep: Array | None = None
+        level, slope = np.zeros_like(x), np.zeros_like(x)
         for p, r in zip((x, y, z), self.radii, strict=True):
             p *= np.float32(1 / r)
             p *= p
-            square = p.copy() if square is None else np.add(square, p, out=square)
+            level += p
             p *= np.float32(1 / r**2)
-            steep = p if steep is None else np.add(steep, p, out=steep)
-        assert square is not None
-        assert steep is not None
-        level = np.sqrt(square, out=square)
-        slope = np.sqrt(steep, out=steep)
+            slope += p
+        np.sqrt(slope, out=slope)
         np.maximum(slope, np.float32(1e-4), out=slope)
-        return (level * level - level) / slope
+        return (level - np.sqrt(level)) / slope
 
 
 @dataclass(frozen=True)
@@ -120,17 +120,15 @@ class Tube:
     def bounds(self) -> Bounds:
         """Box of all balls along the chain."""
         nodes, reach = np.array(self.nodes), max(self.radii) * np.array(self.stretch)
-        return tuple(nodes.min(0) - reach), tuple(nodes.max(0) + reach)
+        return _box(nodes.min(0) - reach, nodes.max(0) + reach)
 
     def distance(self, points: Points) -> Array:
         """Signed distance in mm; under a stretch first order in the thin directions."""
         stretch = np.array(self.stretch, np.float32)
         nodes = np.array(self.nodes, np.float32) / stretch
         x, y, z = (p / s for p, s in zip(points.xyz, stretch, strict=True))
-        best: Array | None = None
-        for (a, b), (ra, rb) in zip(
-            zip(nodes[:-1], nodes[1:], strict=True), zip(self.radii[:-1], self.radii[1:], strict=True), strict=True
-        ):
+        best = np.full_like(x, np.inf)
+        for (a, b), (ra, rb) in zip(pairwise(nodes), pairwise(self.radii), strict=True):
             way = b - a
             px, py, pz = x - a[0], y - a[1], z - a[2]
             along = (px * way[0] + py * way[1] + pz * way[2]) / max(np.float32(way @ way), np.float32(1e-6))
@@ -138,10 +136,9 @@ class Tube:
             px -= along * way[0]
             py -= along * way[1]
             pz -= along * way[2]
-            gap = np.sqrt(px * px + py * py + pz * pz) - (np.float32(ra) + along * np.float32(rb - ra))
-            best = gap if best is None else np.minimum(best, gap)
-        if best is None:
-            raise ValueError("a tube needs at least two nodes")
+            along *= np.float32(rb - ra)
+            gap = np.sqrt(px * px + py * py + pz * pz) - np.float32(ra) - along
+            np.minimum(best, gap, out=best)
         return best * np.float32(min(self.stretch))
 
 
@@ -167,10 +164,9 @@ class Column:
     @property
     def bounds(self) -> Bounds:
         """Box over all sections."""
-        rows = np.array(self.profile)
-        low = (min(rows[:, 1] - rows[:, 3]), min(rows[:, 2] - rows[:, 4]), min(rows[:, 0]))
-        high = (max(rows[:, 1] + rows[:, 3]), max(rows[:, 2] + rows[:, 4]), max(rows[:, 0]))
-        return low, high
+        z, x, y, rx, ry = np.array(self.profile).T
+        low = np.array(((x - rx).min(), (y - ry).min(), z.min()))
+        return _box(low, np.array(((x + rx).max(), (y + ry).max(), z.max())))
 
     def distance(self, points: Points) -> Array:
         """Signed distance in mm, in-plane to first order, closed by flat ends."""
@@ -220,7 +216,7 @@ class Union:
         """Box around all parts."""
         lows, highs = zip(*(part.bounds for part in self.parts), strict=True)
         pad = self.blend_mm / 4
-        return tuple(np.min(lows, 0) - pad), tuple(np.max(highs, 0) + pad)
+        return _box(np.min(lows, 0) - pad, np.max(highs, 0) + pad)
 
     def distance(self, points: Points) -> Array:
         """Smallest distance, rounded where two parts meet."""
@@ -240,7 +236,7 @@ class Common:
     def bounds(self) -> Bounds:
         """Intersection of the boxes."""
         lows, highs = zip(*(part.bounds for part in self.parts), strict=True)
-        return tuple(np.max(lows, 0)), tuple(np.min(highs, 0))
+        return _box(np.max(lows, 0), np.min(highs, 0))
 
     def distance(self, points: Points) -> Array:
         """Largest distance."""
@@ -278,7 +274,7 @@ class Grown:
     def bounds(self) -> Bounds:
         """Box of the body, grown too."""
         low, high = self.body.bounds
-        return tuple(np.array(low) - self.margin_mm), tuple(np.array(high) + self.margin_mm)
+        return _box(np.array(low) - self.margin_mm, np.array(high) + self.margin_mm)
 
     def distance(self, points: Points) -> Array:
         """Signed distance less the margin."""
