@@ -1,0 +1,19 @@
+"""RT structure sets, read and written."""
+
+from focusnet.io.rtstruct_parse import RawStructureSet, Roi, find_structure_sets, parse_rtstruct
+from focusnet.io.rtstruct_read import RTStructRules, Structure, StructureSet, read_rtstruct
+from focusnet.io.rtstruct_write import RTStructOptions, RTStructSummary, write_rtstruct
+
+__all__ = [
+    "RTStructOptions",
+    "RTStructRules",
+    "RTStructSummary",
+    "RawStructureSet",
+    "Roi",
+    "Structure",
+    "StructureSet",
+    "find_structure_sets",
+    "parse_rtstruct",
+    "read_rtstruct",
+    "write_rtstruct",
+]
