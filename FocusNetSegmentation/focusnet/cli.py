@@ -105,7 +105,9 @@ def segment(
     fast: Annotated[bool, typer.Option("--fast", help="Pieces side by side: faster, less smooth.")] = False,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="seg.nrrd, nii.gz, nrrd, rtstruct or mrb; repeatable; by default as OUT ends."),
+        typer.Option(
+            "--format", help="seg.nrrd, nii.gz, nrrd, rtstruct, dicomseg, mrb; repeatable; default: as OUT ends."
+        ),
     ] = None,
     per_organ: Annotated[
         bool, typer.Option("--per-organ", help="One file, or one Segmentation node, per organ.")

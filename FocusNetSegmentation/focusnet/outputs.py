@@ -25,6 +25,7 @@ ENDINGS = {
     "nii.gz": ".nii.gz",
     "nrrd": ".nrrd",
     "rtstruct": ".rtstruct.dcm",
+    "dicomseg": ".seg.dcm",
     "mrb": ".mrb",
 }
 """Ending of the files of each format."""
@@ -32,6 +33,7 @@ NAMED_BY = {**{ending: name for name, ending in ENDINGS.items()}, ".dcm": "rtstr
 """Format that the ending of an output's name means; the first that fits counts."""
 PER_ORGAN = ("seg.nrrd", "nii.gz", "nrrd")
 LABELMAPS = ("nii.gz", "nrrd")
+DICOM = ("rtstruct", "dicomseg")
 UNCERTAINTY = "uncertainty"
 UNCERTAINTY_ENDING = ".uncertainty.nrrd"
 
@@ -98,7 +100,7 @@ def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, 
 
     Args:
         case: Name of the case.
-        source: What is read; an RT structure set needs a folder with a DICOM series.
+        source: What is read; DICOM objects need a folder with a DICOM series.
         out: A file, whose ending says its format, or a folder.
         options: What is written.
         several: Whether there are more cases, which need a folder.
@@ -118,9 +120,9 @@ def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, 
             "E_OUTPUT_FORMAT", f"'{out.name}' ends in no known format ({', '.join(NAMED_BY)}) and is no folder yet."
         )
     formats = tuple(dict.fromkeys(options.formats)) or (NAMED_BY[ending] if ending else "seg.nrrd",)
-    if "rtstruct" in formats and not source.is_dir():
+    if set(formats) & set(DICOM) and not source.is_dir():
         raise FocusNetError(
-            "E_OUTPUT_FORMAT", "An RT structure set refers to DICOM slices; give the CT as their folder."
+            "E_OUTPUT_FORMAT", "DICOM objects refer to the slices of a CT; give the CT as their folder."
         )
     base = out.with_name(out.name[: len(out.name) - len(ending)]) if ending else out / case
     outputs = []
@@ -169,8 +171,8 @@ def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOpti
         (name,) = output.formats
         if name == UNCERTAINTY:
             write_image(_uncertainty(result.prediction), output.path, overwrite=options.overwrite)
-        elif name == "rtstruct":
-            _write_rtstruct(result, output.path, options.overwrite)
+        elif name in DICOM:
+            _write_dicom(name, result, output.path, options.overwrite)
         elif name == "mrb":
             _write_scene(result, output.path, options)
         else:
@@ -195,17 +197,22 @@ def _uncertainty(prediction: Prediction) -> Volume:
     return certainty.with_array(percent[certainty.array])
 
 
-def _write_rtstruct(result: Result, path: Path, overwrite: bool) -> None:
+def _write_dicom(name: str, result: Result, path: Path, overwrite: bool) -> None:
     from focusnet.io.dicom import read_series_reference
-    from focusnet.io.export import Provenance
-    from focusnet.io.rtstruct import RTStructOptions, write_rtstruct
+    from focusnet.io.shapes import Provenance
 
     settings = result.prediction.settings
     provenance = Provenance(settings["model"], settings["model_created"], settings["weights_sha256"])
     reference = read_series_reference(result.source, series_number=result.series)
-    write_rtstruct(
-        result.prediction.labelmap, reference, path, RTStructOptions(provenance=provenance, overwrite=overwrite)
-    )
+    labelmap = result.prediction.labelmap
+    if name == "rtstruct":
+        from focusnet.io.rtstruct import RTStructOptions, write_rtstruct
+
+        write_rtstruct(labelmap, reference, path, RTStructOptions(provenance=provenance), overwrite=overwrite)
+    else:
+        from focusnet.io.dicom_seg import DicomSegOptions, write_dicom_seg
+
+        write_dicom_seg(labelmap, reference, path, DicomSegOptions(provenance=provenance), overwrite=overwrite)
 
 
 def _write_scene(result: Result, path: Path, options: OutputOptions) -> None:

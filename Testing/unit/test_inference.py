@@ -138,8 +138,8 @@ def reference():
 def test_every_organ_is_where_it_is_with_its_volume(reference):
     for key in ORGANS:
         assert np.linalg.norm(centroid_mm(reference.labelmap, key) - CENTRES_MM[key]) < 1.5
-        ball_ml = 4 / 3 * np.pi * RADII_MM[key] ** 3 / 1000
-        assert reference.organs[key].volume_ml == pytest.approx(ball_ml, rel=0.3)
+        least_ml, most_ml = (4 / 3 * np.pi * (RADII_MM[key] + mm) ** 3 / 1000 for mm in (-2, 1))
+        assert least_ml < reference.organs[key].volume_ml < most_ml
         counted = reference.labelmap.mask(key).sum() * reference.labelmap.geometry.voxel_volume_ml
         assert reference.organs[key].volume_ml == pytest.approx(counted)
         assert 0.5 < reference.organs[key].confidence <= 1
@@ -385,5 +385,5 @@ def test_what_is_no_ct_is_refused_before_any_network_runs(change, code):
 
 
 def test_an_organ_that_the_model_lacks_is_refused_with_those_it_has():
-    with pytest.raises(FocusNetError, match="E_UNKNOWN_ORGAN.*parotid_l"):
+    with pytest.raises(FocusNetError, match=r"E_UNKNOWN_ORGAN.*parotid_l"):
         predictor().predict(patient(axial()), organs=["lens_l"])

@@ -1,0 +1,169 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from focusnet.errors import Cancelled, FocusNetError
+from focusnet.inference import Predictor
+from focusnet.io.image import write_image
+from focusnet.io.segmentation import read_segmentation
+from focusnet.outputs import OutputOptions
+from focusnet.segment import SegmentOptions, case_name, find_cases, organ_keys, segment_cases
+
+
+@pytest.fixture
+def folder(ct, dicom_folder, tmp_path) -> Path:
+    """A folder of cases in several formats, with results and other files between them."""
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    write_image(ct, folder / "pt_2_0000.nii.gz")
+    write_image(ct, folder / "Pt 10 ä.mha")
+    shutil.copytree(dicom_folder, folder / "pt_3")
+    (folder / "pt_9.seg.nrrd").touch()
+    (folder / "pt_9.uncertainty.nrrd").touch()
+    (folder / "README.txt").touch()
+    (folder / ".hidden.nrrd").touch()
+    (folder / "empty").mkdir()
+    return folder
+
+
+def test_every_ct_of_a_folder_is_a_case(folder):
+    assert [(case.name, case.path.name) for case in find_cases([folder])] == [
+        ("Pt 10 ä", "Pt 10 ä.mha"),
+        ("pt_2", "pt_2_0000.nii.gz"),
+        ("pt_3", "pt_3"),
+    ]
+
+
+def test_a_folder_of_dicom_files_is_one_case(dicom_folder):
+    (case,) = find_cases([dicom_folder])
+    assert (case.name, case.path) == ("series", dicom_folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("pt_1_0000.nrrd", "pt_1"), ("pt_1.nrrd", "pt_1"), ("a.b.nii.gz", "a.b"), ("x_0000_0000.mha", "x_0000")],
+)
+def test_outputs_are_named_after_the_case(file, name):
+    assert case_name(Path(file)) == name
+
+
+def test_the_current_folder_has_a_name(dicom_folder, monkeypatch):
+    monkeypatch.chdir(dicom_folder)
+    assert find_cases([Path()])[0].name == "series"
+
+
+def test_what_is_no_case_is_refused(tmp_path, folder):
+    with pytest.raises(FocusNetError, match="E_UNREADABLE"):
+        find_cases([tmp_path / "absent"])
+    with pytest.raises(FocusNetError, match="E_NO_SERIES"):
+        find_cases([folder / "empty"])
+    with pytest.raises(FocusNetError, match="E_USAGE"):
+        find_cases([folder, folder / "pt_2_0000.nii.gz"])
+
+
+def test_organs_in_any_spelling():
+    assert organ_keys(["Parotid_L", "Glnd_Submand_R", "left parotid"]) == (
+        "parotid_l",
+        "submandibular_r",
+    )
+    with pytest.raises(FocusNetError, match=r"E_UNKNOWN_ORGAN.*did you mean"):
+        organ_keys(["parotid_ll"])
+    with pytest.raises(FocusNetError, match="E_UNKNOWN_ORGAN"):
+        organ_keys(["zzz"])
+
+
+def options(model: str, **output) -> SegmentOptions:
+    return SegmentOptions(model, device="cpu", precision="fp32", output=OutputOptions(**output))
+
+
+def test_a_case_that_fails_does_not_stop_the_others(folder, tiny_model, tmp_path):
+    (folder / "pt_2_0000.nii.gz").write_bytes(b"damaged")
+    results = list(segment_cases(find_cases([folder]), tmp_path / "out", options(tiny_model)))
+    assert [(r.case, r.status) for r in results] == [("Pt 10 ä", "done"), ("pt_2", "failed"), ("pt_3", "done")]
+    assert results[1].error is not None
+    assert results[1].error[0] == "E_UNREADABLE"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Pt 10 ä.seg.nrrd", "pt_3.seg.nrrd"]
+    # DICOM and MHA hold the same voxels in the same place.
+    one, other = (read_segmentation(tmp_path / "out" / f"{name}.seg.nrrd") for name in ("Pt 10 ä", "pt_3"))
+    for name in one.names:
+        np.testing.assert_array_equal(one[name].mask, other[name].mask)
+
+
+def test_a_fault_of_ours_is_one_line_too(ct_file, tiny_model, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(Predictor, "predict", broken)
+    (result,) = segment_cases(find_cases([ct_file]), tmp_path / "out", options(tiny_model))
+    assert result.error == ("E_INTERNAL", "ZeroDivisionError: division by zero; please report this.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_tells_volumes_confidences_and_flags(ct_file, tiny_model, tmp_path):
+    told: list[tuple] = []
+    (result,) = segment_cases(
+        find_cases([ct_file]), tmp_path / "x.seg.nrrd", options(tiny_model), lambda *message: told.append(message)
+    )
+    values = result.to_dict()
+    assert values["case"] == "pt_1"
+    assert values["status"] == "done"
+    assert values["seconds"] > 0
+    assert set(values["organs"]) == {"brainstem", "parotid_l", "parotid_r", "lens_l", "optic_chiasm"}
+    for organ in values["organs"].values():
+        assert set(organ) == {"volume_ml", "confidence", "flags"}
+        assert 0 <= organ["confidence"] <= 1
+    assert any(flag["code"] == "truncated" for flag in values["flags"])
+    assert values["outputs"] == [str(tmp_path / "x.seg.nrrd")]
+    assert "error" not in values
+    assert told[0] == ("pt_1", "reading", 0.0, None)
+    assert told[-1][2] == pytest.approx(1.0)
+
+
+def test_existing_outputs_are_refused_before_the_ct_is_read(ct_file, tiny_model, tmp_path):
+    out = tmp_path / "x.seg.nrrd"
+    out.write_text("precious")
+    ct_file.write_bytes(b"unreadable")
+    (result,) = segment_cases(find_cases([ct_file]), out, options(tiny_model))
+    assert result.error is not None
+    assert result.error[0] == "E_OUTPUT_EXISTS"
+    assert out.read_text() == "precious"
+
+
+def test_what_is_wrong_for_all_cases_is_said_once(folder, tiny_model, tmp_path):
+    cases = find_cases([folder])
+    for wrong, code in (
+        (SegmentOptions("nothing"), "E_UNKNOWN_MODEL"),
+        (SegmentOptions(tiny_model, organs=("nose",)), "E_UNKNOWN_ORGAN"),
+        (SegmentOptions(tiny_model, organs=("mandible",)), "E_UNKNOWN_ORGAN"),
+        (SegmentOptions(tiny_model, device="tpu"), "E_DEVICE"),
+        (SegmentOptions(tiny_model, precision="int4"), "E_PRECISION"),
+    ):
+        with pytest.raises(FocusNetError, match=code):
+            next(segment_cases(cases, tmp_path / "out", wrong))
+    assert not (tmp_path / "out").exists()
+
+
+def test_cancelling_leaves_nothing_half_written(ct_file, tiny_model, tmp_path):
+    with pytest.raises(Cancelled):
+        list(segment_cases(find_cases([ct_file]), tmp_path / "out", options(tiny_model), cancel=lambda: True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_fast_puts_pieces_side_by_side(ct_file, tiny_model, tmp_path):
+    fast = SegmentOptions(tiny_model, device="cpu", precision="fp32", fast=True)
+    (result,) = segment_cases(find_cases([ct_file]), tmp_path / "x.seg.nrrd", fast)
+    assert result.status == "done"
+    header = (tmp_path / "x.seg.nrrd").read_bytes()[:5000].decode("utf-8", "replace")
+    assert "[0, 8, 8]" in header
+
+
+def test_cases_side_by_side_give_the_same_labels(folder, tiny_model, tmp_path):
+    (folder / "pt_2_0000.nii.gz").write_bytes(b"damaged")
+    cases = find_cases([folder])
+    results = list(segment_cases(cases, tmp_path / "two", options(tiny_model), jobs=2))
+    assert sorted((r.case, r.status) for r in results) == [("Pt 10 ä", "done"), ("pt_2", "failed"), ("pt_3", "done")]
+    list(segment_cases(cases[:1], tmp_path / "one", options(tiny_model)))
+    one, two = (read_segmentation(tmp_path / place / "Pt 10 ä.seg.nrrd") for place in ("one", "two"))
+    for name in one.names:
+        np.testing.assert_array_equal(one[name].mask, two[name].mask)
