@@ -8,8 +8,17 @@ from focusnet.geometry import Volume
 from focusnet.io.dicom import is_dicom, read_series
 from focusnet.io.hounsfield import check_hu
 from focusnet.io.image import read_image, write_image
+from focusnet.io.segmentation import read_segmentation, write_segmentation
 
-__all__ = ["check_hu", "read_image", "read_series", "read_volume", "write_image"]
+__all__ = [
+    "check_hu",
+    "read_image",
+    "read_segmentation",
+    "read_series",
+    "read_volume",
+    "write_image",
+    "write_segmentation",
+]
 
 
 def read_volume(path: str | Path) -> Volume:

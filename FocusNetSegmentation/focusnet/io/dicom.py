@@ -302,8 +302,9 @@ def _decode(path: Path, is_multiframe: bool) -> tuple[NDArray[Any], bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(path, force=True)
-            syntax = dataset.file_meta.setdefault("TransferSyntaxUID", ImplicitVRLittleEndian)
-            if not syntax.value.is_compressed:
+            syntax = dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+            if not syntax.is_compressed:
+                dataset.file_meta.TransferSyntaxUID = syntax
                 return dataset.pixel_array, False
         # GDCM turns the values of MONOCHROME1 round, and the order of its frames is its own.
         if is_multiframe or dataset.PhotometricInterpretation != "MONOCHROME2":

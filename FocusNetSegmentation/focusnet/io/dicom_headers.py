@@ -120,7 +120,7 @@ def select_series(folder: Path, series_uid: str | None, series_number: int | Non
         counts = ", ".join(str(len(series.slices)) for series in found)
         raise FocusNetError(
             "E_TOO_FEW_SLICES",
-            f"The longest CT series has too few slices ({counts}); at least {MIN_SLICES} are needed.",
+            f"The CT series has too few slices ({counts}), at least {MIN_SLICES} are needed; give the whole folder.",
         )
     candidates = [series for series in long_enough if series.is_axial] or long_enough
     if len(candidates) > 1:
@@ -144,7 +144,7 @@ def find_series(folder: Path) -> list[Series]:
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
         header = _read_header(path)
-        if header is None or header.get("SOPClassUID") == DIRECTORY:
+        if header is None:
             continue
         if "SeriesInstanceUID" not in header or "Modality" not in header:
             damaged += 1
@@ -153,9 +153,7 @@ def find_series(folder: Path) -> list[Series]:
             if header.Modality == "CT" and _is_slice(header):
                 groups[str(header.SeriesInstanceUID)].append((path, header))
     if damaged:
-        raise FocusNetError(
-            "E_UNREADABLE", f"{damaged} of {len(files)} DICOM files are damaged or truncated; copy the series again."
-        )
+        raise FocusNetError("E_UNREADABLE", f"{damaged} DICOM files are damaged or truncated; copy the series again.")
     if groups:
         found = [_series(uid, headers) for uid, headers in groups.items()]
         return sorted(found, key=lambda series: (series.number is None, series.number, series.uid))
@@ -179,23 +177,22 @@ def read_tags(path: Path, keywords: Iterable[str]) -> dict[str, str]:
 
 
 def _read_header(path: Path) -> Dataset | None:
-    """Header, empty where it can't be parsed; None where the file is not DICOM."""
-    if path.name.upper() == "DICOMDIR":
-        return None
+    """Header, empty where it can't be parsed; None where the file is not DICOM, or only the index of a disc."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
         except InvalidDicomError:
             if path.suffix.lower() not in DICOM_SUFFIXES:
                 return None
-        except (OSError, EOFError, ValueError, KeyError, NotImplementedError):
+        except Exception:  # the parser may stumble over anything in a damaged file
             return Dataset()
+        else:
+            return None if header.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY else header
         try:  # files of some systems lack the 128-byte preamble
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS, force=True)
-        except Exception:  # not DICOM at all: the parser may stumble over anything
+            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS, force=True)
+        except Exception:  # not DICOM at all
             return Dataset()
-        return header
 
 
 def _is_slice(header: Dataset) -> bool:

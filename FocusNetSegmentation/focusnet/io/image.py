@@ -27,6 +27,7 @@ SUFFIXES = {
     ".mha": "MetaImageIO",
     ".mhd": "MetaImageIO",
 }
+ITK_SPACE = "left-posterior-superior"  # what ITK turns every space of a patient into
 DETACHED = (".nhdr", ".mhd")
 MIN_SLICES = 3
 SPACING_MM = (0.01, 50.0)
@@ -168,7 +169,7 @@ def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
     if len(size) != 3:
         raise FocusNetError("E_NOT_3D", f"The image has {len(size)} axes ({_size(size)}); give one scalar 3-D volume.")
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    if SUFFIXES[suffix] == "NrrdImageIO" and "NRRD_space" not in metadata:
+    if SUFFIXES[suffix] == "NrrdImageIO" and metadata.get("NRRD_space") != ITK_SPACE:
         raise FocusNetError(
             "E_BAD_GEOMETRY",
             f"'{path.name}' states no patient space (NRRD field 'space'), so left and right are unknown; "

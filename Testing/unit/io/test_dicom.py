@@ -178,7 +178,7 @@ def test_localizers_and_other_objects_in_the_folder_are_passed_over(ct_series, t
     ct_series(count=2, edit=lambda ds, index: localizer(ds), number=1).write(tmp_path / "scout")
     ct_series(count=1, edit=as_structure_set, number=9).write(tmp_path / "rt")
     (tmp_path / "ct" / "notes.txt").write_text("no DICOM")
-    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    ct_series(count=1, edit=as_disc_index, name="DICOMDIR").write(tmp_path)
     np.testing.assert_array_equal(read_series(tmp_path).array, series.array()[:12])
 
 
@@ -190,6 +190,12 @@ def localizer(ds: Dataset) -> None:
 def as_structure_set(ds: Dataset, index: int) -> None:
     ds.Modality, ds.SOPClassUID = "RTSTRUCT", "1.2.840.10008.5.1.4.1.1.481.3"
     for keyword in ("Rows", "Columns", "PixelData", "ImagePositionPatient"):
+        delattr(ds, keyword)
+
+
+def as_disc_index(ds: Dataset, index: int) -> None:
+    ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    for keyword in ("SOPClassUID", "SeriesInstanceUID", "Modality", "Rows", "PixelData"):
         delattr(ds, keyword)
 
 
@@ -402,9 +408,9 @@ def test_missing_slices(ct_series, tmp_path):
     assert "3 slices are missing in 2 gaps (first after slice 7 of 17" in error.message
 
 
-@pytest.mark.parametrize("gone", [1, 198])
+@pytest.mark.parametrize("gone", [1, 118])
 def test_one_missing_slice_in_a_long_series(ct_series, tmp_path, gone):
-    series = ct_series(count=200, shape=(16, 16), spacing_mm=(9, 9), step_mm=(0, 0, 1.0))
+    series = ct_series(count=120, shape=(16, 16), spacing_mm=(9, 9), step_mm=(0, 0, 1.0))
     series.edit = lambda ds, index: index != gone
     assert refusal(series.write(tmp_path)).code == "E_MISSING_SLICES"
 
@@ -527,6 +533,14 @@ def test_header_without_a_valid_place(ct_series, tmp_path, keyword, value):
     assert refusal(ct_series(edit=spoil).write(tmp_path)).code == "E_BAD_GEOMETRY"
 
 
+def test_one_slice_given_as_a_file(ct_series, tmp_path):
+    folder = ct_series().write(tmp_path)
+    with pytest.raises(FocusNetError) as caught:
+        read_volume(next(folder.iterdir()))
+    assert caught.value.code == "E_TOO_FEW_SLICES"
+    assert "folder" in caught.value.message
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_slices(ct_series, tmp_path, count):
     assert refusal(ct_series(count=count).write(tmp_path)).code == "E_TOO_FEW_SLICES"
@@ -586,6 +600,15 @@ def test_reference_lists_the_slices_in_the_order_of_the_volume(ct_series, tmp_pa
     assert reference.tags["PatientID"] == "SECRET-ID"
     assert reference.tags["StudyDate"] == "19990101"
     assert "Secret" not in repr(reference)
+
+
+def test_patient_tags_in_any_script(ct_series, tmp_path):
+    def rename(ds, index):
+        ds.SpecificCharacterSet, ds.PatientName, ds.StudyDescription = "ISO_IR 192", "Ямада^太郎", ""
+
+    tags = read_series_reference(ct_series(edit=rename).write(tmp_path)).tags
+    assert tags["PatientName"] == "Ямада^太郎"
+    assert "StudyDescription" not in tags
 
 
 def test_headers_are_enough_for_a_reference(ct_series, tmp_path):
