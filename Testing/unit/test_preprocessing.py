@@ -1,0 +1,137 @@
+"""Working grid, body box, HU window and labels on another grid."""
+
+import itertools
+
+import numpy as np
+import pytest
+from focusnet.errors import FocusNetError
+from focusnet.geometry import Geometry, LabelMap, Volume, resample
+from focusnet.preprocessing import (
+    Intensity,
+    body_box,
+    labels_to_grid,
+    to_working_grid,
+    working_geometry,
+)
+from scipy.spatial.transform import Rotation
+
+SPACING = (3.0, 3.0, 3.0)
+
+
+@pytest.fixture
+def patient():
+    """A body with a dense mark on the left, a couch below it, on a 2 x 2 x 3 mm LPS grid."""
+    geometry = Geometry.from_parts((30, 80, 100), (2, 2, 3), (-99, -79, -43.5))
+    _, y, x = np.indices(geometry.shape_zyx)
+    ct = np.full(geometry.shape_zyx, -1000.0, np.float32)
+    ct[((y - 36) / 26) ** 2 + ((x - 50) / 34) ** 2 < 1] = 40
+    ct[10:16, 30:40, 66:74] = 900
+    ct[:, 70:72, 5:95] = 200  # couch, 16 mm away
+    return Volume(ct, geometry)
+
+
+def permuted(volume, axes, signs):
+    """The same anatomy in another axis order."""
+    array = volume.array.transpose(axes)[tuple(slice(None, None, s) for s in signs)]
+    corners = []
+    for index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        old = [0, 0, 0]
+        for new, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+            old[axis] = index[new] if sign > 0 else volume.array.shape[axis] - 1 - index[new]
+        corners.append(volume.geometry.index_to_world(old))
+    affine = np.eye(4)
+    affine[:3, 3] = corners[0]
+    for column, corner in enumerate(corners[:0:-1]):
+        affine[:3, column] = corner - corners[0]
+    return Volume(np.ascontiguousarray(array), Geometry(array.shape, affine))
+
+
+def test_working_grid_covers_the_scan_along_the_patient_s_axes():
+    native = Geometry.from_parts((10, 20, 30), (1, 2, 4), (5, 6, 7))
+    working = working_geometry(native, (3, 3, 3))
+    assert working.axis_codes == "LPS"
+    assert working.spacing_xyz == (3, 3, 3)
+    assert working.shape_zyx == (14, 14, 10)  # 40 mm, 40 mm, 30 mm
+    low, high = native.world_bounds()
+    working_low, working_high = working.world_bounds()
+    np.testing.assert_allclose(working_low, low)
+    assert (working_high >= high - 1e-6).all()
+    assert (working_high - high < 3).all()
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+def test_the_input_of_the_networks_does_not_depend_on_the_axis_order(patient, axes, signs):
+    expected = to_working_grid(patient, SPACING)
+    got = to_working_grid(permuted(patient, axes, signs), SPACING)
+    assert got.geometry.is_close(expected.geometry)
+    np.testing.assert_allclose(got.array, expected.array, atol=0.01)
+
+
+def test_an_oblique_copy_shows_the_same_patient(patient):
+    rotation = Rotation.from_euler("xyz", (12, -8, 20), degrees=True).as_matrix()
+    grid = Geometry.from_parts(
+        (80, 120, 120), (2, 2, 2), patient.geometry.center_mm - rotation @ (119, 119, 79), rotation
+    )
+    oblique = to_working_grid(resample(patient, grid, fill=-1000), SPACING)
+    mark = np.argwhere(oblique.array > 600)
+    centre = oblique.geometry.index_to_world(mark).mean(0)
+    expected = patient.geometry.index_to_world(np.argwhere(patient.array > 600)).mean(0)
+    assert np.linalg.norm(centre - expected) < 1.0
+    assert centre[0] > patient.geometry.center_mm[0]
+
+
+def test_a_scan_on_the_working_grid_is_copied_exactly():
+    rng = np.random.default_rng(0)
+    array = rng.integers(-1500, 4000, (8, 9, 10)).astype(np.int16)
+    volume = Volume(array, Geometry.from_parts((8, 9, 10), (3, 3, 3), (1.5, 1.5, 1.5)))
+    working = to_working_grid(volume, SPACING)
+    np.testing.assert_array_equal(working.array, np.clip(array, -1024, 3071))
+
+
+def test_body_box_leaves_the_couch_out(patient):
+    box = body_box(patient, margin_mm=10)
+    z, y, x = zip(box.start_zyx, box.stop_zyx, strict=True)
+    assert z == (0, 30)
+    assert y == (6, 67)  # rows 11 to 61 and 5 voxels of margin: the couch begins at row 70
+    assert x == (12, 89)
+
+
+def test_an_image_without_a_body_is_refused():
+    geometry = Geometry.from_parts((10, 40, 40), (2, 2, 3))
+    with pytest.raises(FocusNetError) as caught:
+        body_box(Volume(np.full(geometry.shape_zyx, -1000.0, np.float32), geometry))
+    assert caught.value.code == "E_NOT_CT"
+
+
+def test_window_maps_its_ends_to_one():
+    hu = np.array([-3000.0, -200, 400, 1000, 3000])
+    np.testing.assert_allclose(Intensity((-200, 1000))(hu), [-1, -1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 3.0, 3.0), (2.5, 2.5, 5.0)])
+def test_labels_keep_volume_place_and_side_on_another_grid(spacing):
+    geometry = Geometry.from_parts((30, 40, 40), (2, 2, 2), (-39, -39, -29))
+    z, y, x = np.indices(geometry.shape_zyx)
+    labels = np.zeros(geometry.shape_zyx, np.uint8)
+    labels[(z - 15) ** 2 + (y - 20) ** 2 + (x - 28) ** 2 < 49] = 1
+    labels[(z - 15) ** 2 + (y - 20) ** 2 + (x - 12) ** 2 < 36] = 2
+    labels[labels == 0] = np.where((x < 20) & (z < 3), 3, 0)[labels == 0]
+    source = LabelMap(labels, geometry, {1: "parotid_l", 2: "parotid_r", 3: "brain"})
+    target = working_geometry(geometry, spacing)
+    got = labels_to_grid(source, target)
+    for organ in source.organs.values():
+        before, after = source.mask(organ), got.mask(organ)
+        ratio = after.sum() * target.voxel_volume_ml / (before.sum() * geometry.voxel_volume_ml)
+        assert 0.93 < ratio < 1.07, organ
+        shift = target.index_to_world(np.argwhere(after)).mean(0) - geometry.index_to_world(np.argwhere(before)).mean(0)
+        assert np.abs(shift).max() < 0.6, organ
+    left, right = (target.index_to_world(np.argwhere(got.mask(o))).mean(0)[0] for o in ("parotid_l", "parotid_r"))
+    assert left > right
+
+
+def test_labels_on_their_own_grid_are_untouched():
+    geometry = Geometry.from_parts((4, 5, 6))
+    labels = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
+    source = LabelMap(labels, geometry, {1: "lens_l", 2: "lens_r"})
+    assert labels_to_grid(source, geometry).array is labels
