@@ -116,7 +116,7 @@ def test_labels_keep_volume_place_and_side_on_another_grid(spacing):
     labels = np.zeros(geometry.shape_zyx, np.uint8)
     labels[(z - 15) ** 2 + (y - 20) ** 2 + (x - 28) ** 2 < 49] = 1
     labels[(z - 15) ** 2 + (y - 20) ** 2 + (x - 12) ** 2 < 36] = 2
-    labels[labels == 0] = np.where((x < 20) & (z < 3), 3, 0)[labels == 0]
+    labels[labels == 0] = np.where((x < 20) & (z < 10), 3, 0)[labels == 0]
     source = LabelMap(labels, geometry, {1: "parotid_l", 2: "parotid_r", 3: "brain"})
     target = working_geometry(geometry, spacing)
     got = labels_to_grid(source, target)
