@@ -1,0 +1,179 @@
+"""What is to be evaluated: cases matched by name over all sources, and the organs to be compared in each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from focusnet import organs
+from focusnet.errors import FocusNetError
+from focusnet.evaluation.case import CaseSettings
+from focusnet.evaluation.job import REFERENCE, CaseJob
+from focusnet.evaluation.reading import ReadSettings, find_cases, find_images, read_label_names
+from focusnet.io.names import match_names, read_name_table
+
+OBSERVER = "second observer"
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is compared, how, and what is written.
+
+    Attributes:
+        name: Name of the method that made the prediction.
+        others: Places of further methods, by name; each is compared with the same reference.
+        observer: Place of a second observer's contours, the human yardstick beside the methods.
+        ct: CT of each case, for overlays and quality flags, and the grid of RTSTRUCT files.
+        organs: Only these organ keys; those that the prediction does not hold then count as missed.
+        label_names: JSON file with the names of label values; None to look beside the files.
+        spellings: Table of own organ names, see :func:`focusnet.io.names.read_name_table`.
+        cases: JSON file that lists the annotated organs of each case (``{"cases": {case: {"scored": [...]}}}``); None
+            to look for ``cases.json`` beside the reference. Other organs of such a case are not compared.
+        patients: Patient of each case, where a patient has several scans.
+        tolerances_mm: Surface DSC tolerance by organ key, in place of the catalogue's.
+        apl_tolerance_mm: Tolerance of the added path length.
+        tables: Further tables to write: ``markdown``, ``latex``.
+        jobs: Number of processes.
+        seed: Seed of the bootstrap.
+        overwrite: Replace an earlier evaluation in the output folder.
+    """
+
+    name: str = "prediction"
+    others: Mapping[str, Path] = field(default_factory=dict)
+    observer: Path | None = None
+    ct: Path | None = None
+    organs: tuple[str, ...] | None = None
+    label_names: Path | None = None
+    spellings: Path | None = None
+    cases: Path | None = None
+    patients: Mapping[str, str] = field(default_factory=dict)
+    tolerances_mm: Mapping[str, float] = field(default_factory=dict)
+    apl_tolerance_mm: float = 0.0
+    tables: tuple[str, ...] = ()
+    jobs: int = 2
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """What was found and not compared, so that nothing is dropped in silence.
+
+    Attributes:
+        reference_only: Cases without a prediction.
+        prediction_only: Cases without a reference.
+        not_predicted: Organs of the reference that no prediction names, by method.
+        no_reference: Organs that some prediction and no reference names.
+        unmapped: Names unknown to the organ catalogue, with the sources that hold them.
+        absent: Cases that a further method or the observer does not hold, by method.
+    """
+
+    reference_only: tuple[str, ...]
+    prediction_only: tuple[str, ...]
+    not_predicted: Mapping[str, tuple[str, ...]]
+    no_reference: tuple[str, ...]
+    unmapped: Mapping[str, tuple[str, ...]]
+    absent: Mapping[str, tuple[str, ...]]
+
+
+def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple[tuple[CaseJob, ...], Unscored]:
+    """One job per case that is on both sides, and what is on one side only.
+
+    Raises:
+        FocusNetError: ``E_NO_CASES``, ``E_USAGE``, ``E_UNKNOWN_ORGAN``, ``E_LABEL_NAMES``, ``E_NAME_TABLE``,
+            ``E_CASES``.
+    """
+    names = [options.name, *options.others]
+    if len(set(names)) < len(names) or {REFERENCE, OBSERVER} & set(names):
+        raise FocusNetError("E_USAGE", f"Each method needs a name of its own; got {', '.join(names)}.")
+    references, places = find_cases(reference), {options.name: find_cases(prediction)}
+    places |= {name: find_cases(place) for name, place in options.others.items()}
+    if options.observer is not None:
+        places[OBSERVER] = find_cases(options.observer)
+    if len(references) == 1:
+        (only,) = references
+        places = {n: {only: next(iter(found.values()))} if len(found) == 1 else found for n, found in places.items()}
+    predicted = places[options.name]
+    cases = [case for case in references if case in predicted]
+    if not cases:
+        raise FocusNetError(
+            "E_NO_CASES",
+            f"No case is on both sides: the reference has {_few(references)}, the prediction {_few(predicted)}; "
+            "cases are matched by name.",
+        )
+    settings = _settings(reference, cases, options)
+    reading = ReadSettings(
+        label_names=None if options.label_names is None else read_label_names(options.label_names),
+        spellings=None if options.spellings is None else read_name_table(options.spellings),
+    )
+    images = {} if options.ct is None else find_images(options.ct)
+    if len(images) == len(cases) == 1:
+        images = {cases[0]: next(iter(images.values()))}
+    jobs = tuple(
+        CaseJob(
+            case,
+            references[case],
+            {name: found[case] for name, found in places.items() if case in found},
+            settings[case],
+            replace(reading, ct=images.get(case)),
+        )
+        for case in cases
+    )
+    absent = {name: tuple(c for c in cases if c not in found) for name, found in places.items()}
+    unscored = Unscored(
+        reference_only=tuple(case for case in references if case not in predicted),
+        prediction_only=tuple(case for case in predicted if case not in references),
+        not_predicted={},
+        no_reference=(),
+        unmapped={},
+        absent={name: cases_without for name, cases_without in absent.items() if cases_without},
+    )
+    return jobs, unscored
+
+
+def read_annotations(path: str | Path) -> dict[str, tuple[str, ...]]:
+    """Organ keys to be scored in each case, from ``{"cases": {case: {"scored": [...] or "annotated": [...]}}}``.
+
+    Raises:
+        FocusNetError: ``E_CASES`` when the file has another form, ``E_UNKNOWN_ORGAN`` for a name that the catalogue
+            does not know.
+    """
+    path = Path(path)
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        listed = {case: entry.get("scored", entry.get("annotated")) for case, entry in cases.items()}
+        matches = {case: match_names(names) for case, names in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FocusNetError(
+            "E_CASES", f"'{path.name}' does not list the annotated organs of each case; see the documentation."
+        ) from error
+    unknown = sorted({match.name for found in matches.values() for match in found if match.organ is None})
+    if unknown:
+        raise FocusNetError("E_UNKNOWN_ORGAN", f"'{path.name}' lists organs unknown here: {', '.join(unknown)}.")
+    return {case: tuple(match.organ for match in found if match.organ) for case, found in matches.items()}
+
+
+def _settings(reference: Path, cases: Sequence[str], options: EvaluationOptions) -> dict[str, CaseSettings]:
+    wanted = None if options.organs is None else tuple(organs.organ(key).key for key in options.organs)
+    tolerances = {organs.organ(key).key: value for key, value in options.tolerances_mm.items()}
+    listed = options.cases or next((p for p in _beside(reference) if p.is_file()), None)
+    annotated = {} if listed is None else read_annotations(listed)
+    settings = {}
+    for case in cases:
+        chosen = annotated.get(case, wanted)
+        if wanted is not None and chosen is not None:
+            chosen = tuple(key for key in chosen if key in wanted)
+        settings[case] = CaseSettings(chosen, tolerances, options.apl_tolerance_mm)
+    return settings
+
+
+def _beside(reference: Path) -> Iterable[Path]:
+    folder = reference if reference.is_dir() else reference.parent
+    return (folder / "cases.json", folder.parent / "cases.json")
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
