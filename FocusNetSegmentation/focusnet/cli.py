@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         The exit code.
     """
     try:
-        return app(args=list(arguments), prog_name="focusnet", standalone_mode=False) or DONE
+        code = app(args=list(arguments), prog_name="focusnet", standalone_mode=False) or DONE
     except Cancelled as error:
         tell(str(error))
         return CANCELLED
@@ -68,14 +68,16 @@ def run(arguments: Sequence[str]) -> int:
         tell(f"E_USAGE: {error.format_message()} See 'focusnet --help'.")
         return REFUSED
     except (KeyboardInterrupt, typer.Abort):
-        tell("Interrupted.")
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
         if "-v" in arguments or "--verbose" in arguments:
             traceback.print_exc()
         text = " ".join(str(error).split())
         tell(f"E_INTERNAL: {type(error).__name__}: {text}; please report this with the output of the command with -v.")
         return FAILED
+    if code == INTERRUPTED:
+        tell("Interrupted.")
+    return code
 
 
 def _cancelled(*_: object) -> None:
