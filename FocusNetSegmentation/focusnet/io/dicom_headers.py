@@ -205,7 +205,7 @@ def _is_slice(header: Dataset) -> bool:
 def _series(uid: str, headers: list[tuple[Path, Dataset]]) -> Series:
     try:
         slices = [item for path, header in headers for item in _slices(path, header)]
-        number = headers[0][1].get("SeriesNumber")
+        number = _number(headers[0][1], "SeriesNumber")
         return Series(
             uid=uid,
             number=None if number is None else int(number),
@@ -240,7 +240,6 @@ def _slice(path: Path, header: Dataset, place: Dataset, frame: int | None) -> Sl
     between_rows, between_columns = (float(v) for v in place.PixelSpacing)
     if position.shape != (3,) or not np.isfinite(position).all() or not min(between_rows, between_columns) > 0:
         raise ValueError("position or pixel spacing")
-    slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
     return SliceHeader(
         path=path,
         frame=frame,
@@ -251,10 +250,16 @@ def _slice(path: Path, header: Dataset, place: Dataset, frame: int | None) -> Sl
         column_direction=column,
         spacing_mm=(between_rows, between_columns),
         shape=(int(header.Rows), int(header.Columns)),
-        slope=None if slope is None else float(slope),
-        intercept=None if intercept is None else float(intercept),
+        slope=_number(place, "RescaleSlope"),
+        intercept=_number(place, "RescaleIntercept"),
         padding=_padding(header),
     )
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    """Value of an attribute, None where it is absent or empty."""
+    value = header.get(keyword)
+    return None if value in (None, "") else float(value)
 
 
 def _directions(orientation: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

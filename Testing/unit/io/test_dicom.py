@@ -239,6 +239,16 @@ def strip_meta(ds: Dataset) -> Dataset:
     return bare
 
 
+def test_empty_series_number(ct_series, tmp_path):
+    def forget(ds, index):
+        ds.SeriesNumber = None
+
+    ct_series(edit=forget).write(tmp_path / "a")
+    ct_series(edit=forget).write(tmp_path / "b")
+    assert "unnumbered (12 slices), unnumbered (12 slices)" in refusal(tmp_path).message
+    assert read_series(tmp_path / "a").array.shape == (12, 112, 144)
+
+
 def test_folder_names_with_spaces_and_other_scripts(ct_series, tmp_path):
     series = ct_series(name="срез ß ")
     np.testing.assert_array_equal(read_series(series.write(tmp_path / "Müller 頭頸部 CT")).array, series.array())
