@@ -264,17 +264,105 @@ def install(
 def phantom(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set.")],
     cases: Annotated[int, typer.Option(min=1, help="Number of cases.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first case.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data set; each case has its own from it.")] = 0,
+    spacing: Annotated[
+        str | None, typer.Option(help="Voxel size x,y,z in mm; by default drawn anew for each case.")
+    ] = None,
+    weak_boundaries: Annotated[
+        bool, typer.Option("--weak-boundaries", help="Optic nerves and chiasm almost without contrast.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
     """Write synthetic CTs with their truth, in the training layout."""
-    from focusnet_training.phantom import write_dataset
+    from focusnet_training.phantom import PhantomOptions, write_dataset
 
-    names = write_dataset(out, cases, seed)
+    options = PhantomOptions(spacing_xyz=_spacing(spacing), weak_boundaries=weak_boundaries)
+    names = write_dataset(out, cases, seed, options)
     if as_json:
         say(json.dumps({"folder": str(out), "cases": names}, ensure_ascii=False))
     elif not quiet:
         say(f"{len(names)} cases in {out}")
+    return DONE
+
+
+def _spacing(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise FocusNetError("E_USAGE", f"--spacing takes three numbers such as 1.5,1.5,2.5, not '{text}'.") from None
+    return x, y, z
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="Data set in nnU-Net v2 raw layout.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")],
+    preset: Annotated[str | None, typer.Option(help="Name of a shipped configuration.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML) instead of a preset.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stop after this stage: snet, sol, sos or joint.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value: key=value, repeatable; stages.snet.steps=100.")
+    ] = None,
+    max_hours: Annotated[float, typer.Option(min=0, help="Stop cleanly after this time; resume goes on.")] = 1e6,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Train in stages: S-Net, SOL-Net, SOS-Net, joint fine-tuning."""
+    from focusnet_training.config import load_config, load_preset
+    from focusnet_training.runs import train as run_training
+    from focusnet_training.trainer import TrainingOptions
+
+    if (preset is None) == (config is None):
+        raise FocusNetError("E_USAGE", "Give either --preset or --config.")
+    chosen = load_preset(preset, settings) if preset is not None else load_config(config or Path(), settings)
+    if stage is not None and stage not in [s.name for s in chosen.stages]:
+        raise FocusNetError("E_USAGE", f"No stage '{stage}'; there are {', '.join(s.name for s in chosen.stages)}.")
+
+    def report(status: dict[str, Any]) -> None:
+        if as_json:
+            say(json.dumps(status))
+        elif not quiet:
+            share = status["steps_done"] / status["steps_total"]
+            score = f", validation score {status['score']:.3f}" if "score" in status else ""
+            tell(f"{status['state']} {status.get('stage', '')}: {share:.0%} of all steps{score}")
+
+    options = TrainingOptions(device, precision, max_hours, report)
+    source = f"--preset {preset}" if preset is not None else "--config CONFIG"
+    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *(f"--set {s}" for s in settings or ())])
+    finished = run_training(chosen, data, out, options, resume=resume, until=stage, command=command)
+    if not quiet and not as_json:
+        say(f"{out}: {'finished' if finished else 'paused; go on with --resume'}")
+    return DONE
+
+
+@app.command()
+def bundle(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")],
+    description: Annotated[str, typer.Option(help="One sentence for a list of models.")] = "",
+    notes: Annotated[Path | None, typer.Option(help="Markdown file added to the model card.")] = None,
+    device: Annotated[str, typer.Option(help="Device of the validation.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Make a bundle of a run, measured on its validation cases, with a model card."""
+    from focusnet_training.runs import BundleOptions, make_bundle
+
+    text = "" if notes is None else notes.read_text("utf-8")
+    options = BundleOptions(description, notes=text, device=device)
+    made = make_bundle(run, out, options, overwrite=overwrite, tell=(lambda line: None) if quiet else tell)
+    if as_json:
+        say(json.dumps({"name": made.spec.name, "folder": str(out), "metrics": made.spec.metrics}))
+    elif not quiet:
+        say(f"{made.spec.name}: written {out}")
     return DONE

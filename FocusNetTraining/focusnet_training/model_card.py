@@ -45,9 +45,8 @@ class ModelCard:
         spec: The model.
         config: Its training configuration.
         dataset: Its data.
-        facts: Device, precision and torch version of the run.
+        facts: Device, precision, torch version and command of the run.
         scores: Validation DSC per organ.
-        command: The command that repeats the training.
         notes: Further paragraphs.
     """
 
@@ -56,7 +55,6 @@ class ModelCard:
     dataset: Dataset
     facts: dict[str, Any]
     scores: dict[str, OrganScore]
-    command: str
     notes: str
 
 
@@ -65,7 +63,6 @@ def write_card(card: ModelCard) -> str:
     spec, config, dataset = card.spec, card.config, card.dataset
     stages = "; ".join(f"{s.name} {s.steps} steps, learning rate {s.learning_rate:g}" for s in config.stages)
     x, y, z = spec.spacing_mm_xyz
-    command = card.command or f"focusnet train --config config.toml --data {dataset.name!r} -o RUN"
     small = ", ".join(organs.organ(o).tg263 for o in spec.small_organs) or "none"
     counted = [s.mean for s in card.scores.values() if s.n]
     rows = [
@@ -98,10 +95,7 @@ def write_card(card: ModelCard) -> str:
             f"- Organs that were not drawn in a case: {config.loss.missing} loss.",
             f"- Trained on {card.facts['device']} in {card.facts['precision']} with torch {card.facts['torch']}.",
             "",
-            "```",
-            command,
-            "```",
-            "",
+            *(["```", str(card.facts["command"]), "```", ""] if card.facts["command"] else []),
             "## Validation",
             "",
             "Dice similarity coefficient on the native grid of each validation CT, through the shipped pipeline; only",

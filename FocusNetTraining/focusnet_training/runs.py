@@ -35,6 +35,7 @@ def train(
     *,
     resume: bool = False,
     until: str | None = None,
+    command: str = "",
 ) -> bool:
     """Train on a data set in nnU-Net v2 raw layout.
 
@@ -45,6 +46,7 @@ def train(
         options: Device and limits.
         resume: Go on from the last checkpoint of ``folder``.
         until: Stop after this stage.
+        command: What repeats the run, for the model card.
 
     Returns:
         Whether all stages asked for are finished.
@@ -63,6 +65,7 @@ def train(
                 "device": str(trainer.device),
                 "precision": trainer.precision,
                 "torch": torch.__version__,
+                "command": command,
             },
             indent=1,
         ),
@@ -77,13 +80,11 @@ class BundleOptions:
 
     Attributes:
         description: One sentence for a list of models.
-        command: The command that repeats the training, for the model card.
         notes: Further paragraphs of the model card.
         device: Device of the validation.
     """
 
     description: str = ""
-    command: str = ""
     notes: str = ""
     device: str = "auto"
 
@@ -130,7 +131,7 @@ def make_bundle(
         draft = save_bundle(scratch / "draft", spec, network, "draft")
         scores = score(draft, dataset, options.device, tell)
         spec = spec.model_copy(update={"metrics": {f"dsc_{k}": round(s.mean, 4) for k, s in scores.items() if s.n}})
-        card = write_card(ModelCard(spec, config, dataset, facts, scores, options.command, options.notes))
+        card = write_card(ModelCard(spec, config, dataset, facts, scores, options.notes))
         save_bundle(scratch / "final", spec, network, card)
         for path in (scratch / "final").iterdir():
             path.rename(scratch / path.name)

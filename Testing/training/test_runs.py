@@ -32,13 +32,13 @@ OPTIONS = TrainingOptions(device="cpu", precision="fp32")
 @pytest.fixture(scope="module")
 def run(blobs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train(CONFIG, blobs, folder, OPTIONS)
+    assert train(CONFIG, blobs, folder, OPTIONS, command="focusnet train --preset blobs")
     return folder
 
 
 def test_a_run_becomes_a_bundle_that_segments_on_the_native_grid(run, blobs, tmp_path):
     lines = []
-    bundle = make_bundle(run, tmp_path / "blobs", BundleOptions(command="make it so", device="cpu"), tell=lines.append)
+    bundle = make_bundle(run, tmp_path / "blobs", BundleOptions(device="cpu"), tell=lines.append)
     assert len(lines) == 2
     assert sorted(p.name for p in (tmp_path / "blobs").iterdir()) == [
         "MODEL_CARD.md",
@@ -53,7 +53,7 @@ def test_a_run_becomes_a_bundle_that_segments_on_the_native_grid(run, blobs, tmp
         truth, answer = (np.argwhere(m.mask(organ)).mean(0) for m in (labels, prediction.labelmap))
         assert np.linalg.norm((truth - answer) * 4) < 6, organ
     card = (tmp_path / "blobs/MODEL_CARD.md").read_text()
-    assert "make it so" in card
+    assert "focusnet train --preset blobs" in card
     assert f"{bundle.spec.metrics['dsc_brainstem']:.3f}" in card
     assert "Not a medical device" in card
     assert str(blobs) not in card + (tmp_path / "blobs/bundle.json").read_text()
