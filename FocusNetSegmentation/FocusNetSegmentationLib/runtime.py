@@ -29,7 +29,7 @@ def ensure() -> Any:
     """Make MRML ready and return its scene; in 3D Slicer, and after the first call, this costs nothing.
 
     In plain Python the scene and the logics of `slicer-core` are created and offered as Slicer does:
-    ``slicer.mrmlScene`` and ``slicer.modules.<name>.logic()`` for segmentations, terminologies and volumes.
+    ``slicer.mrmlScene`` and ``slicer.modules.<name>.logic()`` for segmentations, terminologies, volumes and colors.
 
     Returns:
         ``slicer.mrmlScene``, a ``vtkMRMLScene``.
@@ -82,10 +82,11 @@ def _boot(slicer: Any) -> None:
         # Its existence registers the converters between a segment's representations.
         "Segmentations": slicer.vtkSlicerSegmentationsModuleLogic(),
         "Volumes": slicer.vtkSlicerVolumesLogic(),
+        "Colors": colors,
     }
     for name, logic in logics.items():
         logic.SetMRMLApplicationLogic(application)
-        if logic is not terminologies:
+        if logic.GetMRMLScene() is None:
             logic.SetMRMLScene(scene)
         application.SetModuleLogic(name, logic)
 
