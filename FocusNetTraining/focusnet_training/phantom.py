@@ -17,16 +17,15 @@ import SimpleITK as sitk
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, LabelMap, Volume, to_sitk
 from focusnet.io.atomic import atomic_path
-from focusnet.organs import PHANTOM_26
-from numpy.typing import NDArray
+from focusnet.organs import CATALOGUE, PHANTOM_26
 
 from focusnet_training.phantom_anatomy import build_anatomy
-from focusnet_training.phantom_pose import Block, Pose, sample_axes
+from focusnet_training.phantom_pose import Pose
 from focusnet_training.phantom_scanner import Scanner
-from focusnet_training.phantom_shapes import Window
 
 WEAK_CONTRAST = 0.06
 _NOISE_HU = (5.0, 12.0)
+_LARGE_TO_SMALL = sorted(PHANTOM_26, key=lambda key: -sum(CATALOGUE[key].volume_range_ml))
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def make_phantom(seed: int, options: PhantomOptions = PhantomOptions()) -> Phant
     scanner = Scanner(
         draft.pose, draft.geometry, draft.scan_rng, noise_hu if options.noise_hu is None else options.noise_hu
     )
-    hu = scanner.scan(draft.anatomy, draft.block, couch=options.couch, metal=has_metal)
+    hu = scanner.scan(draft.anatomy, couch=options.couch, metal=has_metal)
     volume = Volume(np.clip(np.rint(hu), -1024, 3071).astype(np.int16), draft.geometry)
     return Phantom(volume, draft.labels())
 
@@ -105,20 +104,16 @@ class _Draw:
         self.geometry = _draw_grid(grid_rng, options)
         self.anatomy = build_anatomy(body_rng, WEAK_CONTRAST if options.weak_boundaries else 1.0)
         self.pose = Pose(pose_rng)
-        self.block = Block(self.pose.points(sample_axes(self.geometry, 1)))
 
     def labels(self) -> LabelMap:
         """Label of each voxel whose centre is inside an organ; the smaller organ keeps a shared voxel."""
-        masks: dict[str, tuple[Window, NDArray[np.bool_]]] = {}
-        for key in PHANTOM_26:
-            body = self.anatomy.organs[key]
-            window = self.block.window(body, 0.0)
-            if window is not None:
-                masks[key] = window, body.distance(self.block.points[window]) < 0
         array = np.zeros(self.geometry.shape_zyx, np.uint8)
-        for key in sorted(masks, key=lambda k: int(masks[k][1].sum()), reverse=True):
-            window, mask = masks[key]
-            array[window][mask] = PHANTOM_26.index(key) + 1
+        for slices, _, block in self.pose.blocks(self.geometry):
+            for key in _LARGE_TO_SMALL:
+                window = block.window(self.anatomy.organs[key], 0.0)
+                if window is not None:
+                    inside = self.anatomy.organs[key].distance(block.points[window]) < 0
+                    array[slices][window][inside] = PHANTOM_26.index(key) + 1
         return LabelMap(array, self.geometry, {i + 1: key for i, key in enumerate(PHANTOM_26)})
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from focusnet.geometry import Geometry
 from numpy.typing import NDArray
 
-from focusnet_training.phantom_shapes import Array, Body, Points, Window
+from focusnet_training.phantom_shapes import Array, Body, Points, Vector, Window
 from focusnet_training.phantom_tissue import Variation
 
+Axes = tuple[NDArray[np.float64], ...]
+
+_BLOCK_VOXELS = 400_000
+_LOCATE_STEPS = 20
 _LOOKUP_STEP = 5
+_SAFETY = 1.6  # distances are of first order only, and can come out too great off the surface
 _NODE_MM = 55.0
 _NODES = 9
 _BULGE_MM = 4.0
 
 
-def sample_axes(geometry: Geometry, z_parts: int) -> tuple[NDArray[np.float64], ...]:
+def sample_axes(geometry: Geometry, z_parts: int) -> Axes:
     """World coordinates in mm along z (``z_parts`` sub-slices per slice), y and x of an axis-aligned grid."""
     axes = []
     for i, (n, step) in enumerate(zip(geometry.shape_zyx, geometry.spacing_zyx, strict=True)):
@@ -41,7 +47,7 @@ class SmoothField:
     step_mm: float
 
     @staticmethod
-    def covering(rng: np.random.Generator, axes: tuple[NDArray[np.float64], ...], step_mm: float) -> SmoothField:
+    def covering(rng: np.random.Generator, axes: Axes, step_mm: float) -> SmoothField:
         """Field of unit variance over the whole grid."""
         counts = [int((axis[-1] - axis[0]) / step_mm) + 6 for axis in axes]
         # the mean of the squared weights of a cubic B-spline is 151/315 per axis
@@ -49,7 +55,7 @@ class SmoothField:
         z, y, x = (float(axis[0] + axis[-1]) / 2 for axis in axes)
         return SmoothField(nodes, (z, y, x), step_mm)
 
-    def on(self, axes: tuple[NDArray[np.float64], ...]) -> Array:
+    def on(self, axes: Axes) -> Array:
         """Values (z, y, x) on the grid of the axes."""
         field = self.nodes
         for axis, centre in zip(axes, self.centre_zyx, strict=True):
@@ -77,7 +83,7 @@ class Pose:
         nodes = rng.standard_normal((3, _NODES, _NODES, _NODES), dtype=np.float32) * np.float32(_BULGE_MM)
         self._bulge = [SmoothField(n, (-20.0, 0.0, 0.0), _NODE_MM) for n in nodes]
 
-    def points(self, axes: tuple[NDArray[np.float64], ...]) -> Points:
+    def points(self, axes: Axes) -> Points:
         """Patient coordinates of every point of the grid of the axes (z, y, x)."""
         z, y, x = (a.astype(np.float32) for a in axes)
         below = np.clip((-20 - z) / 100, 0, 2.5)
@@ -96,28 +102,70 @@ class Pose:
             result.append(coordinate)
         return Points((result[0], result[1], result[2]))
 
+    def blocks(self, geometry: Geometry, z_parts: int = 1) -> Iterator[tuple[slice, Axes, Block]]:
+        """Whole slices of a grid, few enough to stay in the cache: their range, their axes, their points."""
+        z, y, x = sample_axes(geometry, z_parts)
+        step = max(1, _BLOCK_VOXELS // (z_parts * len(y) * len(x)))
+        for start in range(0, geometry.shape_zyx[0], step):
+            stop = min(geometry.shape_zyx[0], start + step)
+            axes = (z[start * z_parts : stop * z_parts], y, x)
+            yield slice(start, stop), axes, Block(self.points(axes))
+
+    def locate(self, point: Vector) -> NDArray[np.float64]:
+        """World position (x, y, z) in mm of a point of the patient's frame."""
+        world = np.array(point, float)
+        for _ in range(_LOCATE_STEPS):
+            x, y, z = self.points(tuple(world[[i]] for i in (2, 1, 0))).xyz
+            world += np.array(point) - (x.item(), y.item(), z.item())
+        return world
+
 
 class Block:
-    """Points of a block with a quick search for the window that a body can touch."""
+    """Points of a block of a grid, with a quick search for the window that a body can touch.
+
+    The search asks for the distance at every few voxels only; a voxel is in the window if the body comes near its
+    closest sample.
+    """
 
     def __init__(self, points: Points) -> None:
         self.points = points
-        self._shape = points.xyz[0].shape
-        self._step = tuple(min(_LOOKUP_STEP, max(1, n // 4)) for n in self._shape)
-        a, b, c = self._step
-        self._coarse = [p[::a, ::b, ::c] for p in points.xyz]
-        gaps = [np.abs(np.diff(p, axis=i)).max(initial=0) for p in self._coarse for i in range(3)]
-        self._margin = 1.5 * float(max(gaps))
+        self.shape = points.xyz[0].shape
+        self._samples: list[NDArray[np.intp]] = []
+        for n in self.shape:
+            step = min(_LOOKUP_STEP, max(1, n // 4))
+            self._samples.append(np.unique(np.append(np.arange(0, n, step), n - 1)))
+        x, y, z = (p[np.ix_(*self._samples)] for p in points.xyz)
+        self._sparse = (x, y, z)
+        gaps = [max(float(np.abs(np.diff(p, axis=i)).max(initial=0)) for p in self._sparse) for i in range(3)]
+        self._reach_mm = _SAFETY * float(np.linalg.norm(gaps)) / 2
 
     def window(self, body: Body, pad_mm: float) -> Window | None:
         """Slices that hold the body grown by ``pad_mm``; None where it lies outside."""
-        near = np.ones(self._coarse[0].shape, bool)
-        for p, low, high in zip(self._coarse, *body.bounds, strict=True):
-            near &= (p > low - self._margin - pad_mm) & (p < high + self._margin + pad_mm)
+        near = np.ones(self._sparse[0].shape, bool)
+        limit = pad_mm + self._reach_mm
+        for p, low, high in zip(self._sparse, *body.bounds, strict=True):
+            near &= (p > low - limit) & (p < high + limit)
+        rough = _extent(near)
+        if rough is None:
+            return None
+        x, y, z = (p[rough] for p in self._sparse)
+        fine = _extent(body.distance(Points((x, y, z))) < limit)
+        if fine is None:
+            return None
         slices = []
-        for axis, (n, step) in enumerate(zip(self._shape, self._step, strict=True)):
-            hit = np.flatnonzero(near.any(axis=tuple(i for i in range(3) if i != axis)))
-            if hit.size == 0:
-                return None
-            slices.append(slice(max(0, (int(hit[0]) - 1) * step), min(n, (int(hit[-1]) + 1) * step + 1)))
+        for samples, outer, inner in zip(self._samples, rough, fine, strict=True):
+            first, last = outer.start + inner.start, outer.start + inner.stop - 1
+            start = 0 if first == 0 else (samples[first - 1] + samples[first]) // 2
+            stop = samples[last] + 1 if last == len(samples) - 1 else (samples[last] + samples[last + 1]) // 2 + 1
+            slices.append(slice(int(start), int(stop)))
         return slices[0], slices[1], slices[2]
+
+
+def _extent(mask: NDArray[np.bool_]) -> Window | None:
+    slices = []
+    for axis in range(3):
+        hit = np.flatnonzero(mask.any(axis=tuple(i for i in range(3) if i != axis)))
+        if hit.size == 0:
+            return None
+        slices.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return slices[0], slices[1], slices[2]

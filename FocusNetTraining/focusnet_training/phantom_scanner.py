@@ -8,16 +8,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from focusnet_training.phantom_anatomy import Anatomy
-from focusnet_training.phantom_pose import Block, Pose, SmoothField, sample_axes
+from focusnet_training.phantom_pose import Axes, Block, Pose, SmoothField, sample_axes
 from focusnet_training.phantom_shapes import Array, Body, Ellipsoid, Points
 from focusnet_training.phantom_tissue import AIR_HU, Tissue, plain
 
 _VIEWS = 180
 _SUB_SLICE_MM = 1.6
-_BLOCK_VOXELS = 400_000
+_TEXTURE_MM = (1.6, 7.0)
 _METAL_HU = 9000.0
+_SATURATED_HU = 3000.0
+_STREAK_HU = 1500.0
+_STARVATION = 8.0
 
-Metal = tuple[float, float, float, float]
+Metal = tuple[NDArray[np.float64], float]
 
 
 class Scanner:
@@ -36,42 +39,32 @@ class Scanner:
         self._rng, self._metal_rng, self._noise_rng = rng.spawn(3)
         self._noise_hu = noise_hu
         self._parts = max(1, int(np.ceil(geometry.spacing_xyz[2] / _SUB_SLICE_MM)))
-        self._axes = sample_axes(geometry, self._parts)
         self._edge_mm = 1.1 * max(geometry.spacing_xyz[:2])
 
-    def scan(self, anatomy: Anatomy, block: Block, *, couch: bool, metal: bool) -> Array:
+    def scan(self, anatomy: Anatomy, *, couch: bool, metal: bool) -> Array:
         """CT in HU (z, y, x), before rounding.
 
         Args:
             anatomy: What is scanned.
-            block: Patient coordinates of the voxel centres, to find the fillings.
             couch: With couch, head rest and mask.
             metal: With metal fillings in a few teeth.
         """
-        rng, geometry = self._rng, self._geometry
-        fine, gyral = (SmoothField.covering(rng, self._axes, step) for step in (1.6, 7.0))
+        rng, geometry, parts = self._rng, self._geometry, self._parts
+        fine, coarse = (SmoothField.covering(rng, sample_axes(geometry, parts), step) for step in _TEXTURE_MM)
         table_mm, has_mask = float(rng.uniform(112, 122)), bool(rng.random() < 0.6)
-        tissues = list(anatomy.tissues)
-        metals: list[Metal] = []
-        if metal:
-            fillings = _choose_fillings(anatomy, self._metal_rng)
-            tissues += [Tissue(f, plain(_METAL_HU, 0)) for f in fillings]
-            metals = [m for f in fillings if (m := _voxel_of(f, block)) is not None]
+        fillings = _choose_fillings(anatomy, self._metal_rng) if metal else []
+        tissues = [*anatomy.tissues, *(Tissue(f, plain(_METAL_HU, 0)) for f in fillings)]
         hu = np.empty(geometry.shape_zyx, np.float32)
-        z, y, x = self._axes
-        step = max(1, _BLOCK_VOXELS // (self._parts * len(y) * len(x)))
-        for start in range(0, len(hu), step):
-            stop = min(len(hu), start + step)
-            axes = (z[start * self._parts : stop * self._parts], y, x)
-            part = Block(self._pose.points(axes))
-            canvas = np.full((len(axes[0]), len(y), len(x)), AIR_HU, np.float32)
+        for slices, axes, block in self._pose.blocks(geometry, parts):
+            canvas = np.full(block.shape, AIR_HU, np.float32)
             if couch:
-                _paint_couch(canvas, axes, part.points, anatomy.skin, table_mm, has_mask)
-            self._paint(canvas, tissues, anatomy.skin, part, (fine.on(axes), gyral.on(axes)))
-            hu[start:stop] = canvas.reshape(stop - start, self._parts, len(y), len(x)).mean(axis=1)
+                _paint_couch(canvas, axes, block.points, anatomy.skin, table_mm, has_mask)
+            self._paint(canvas, tissues, anatomy.skin, block, (fine.on(axes), coarse.on(axes)))
+            hu[slices] = canvas.reshape(-1, parts, *canvas.shape[1:]).mean(axis=1)
         blur = rng.uniform(0.45, 0.75) / geometry.spacing_xyz[0]
         hu = ndimage.gaussian_filter(hu, (0, blur, blur), mode="nearest", truncate=3)
-        if metals:
+        if fillings:
+            metals = [(geometry.world_to_index(self._pose.locate(f.center)), f.radii[0]) for f in fillings]
             add_streaks(hu, metals, geometry.spacing_zyx, self._metal_rng)
         add_noise(hu, self._noise_hu, geometry.spacing_zyx, self._noise_rng)
         return hu
@@ -79,7 +72,7 @@ class Scanner:
     def _paint(
         self, canvas: Array, tissues: list[Tissue], skin: Body, block: Block, textures: tuple[Array, Array]
     ) -> None:
-        fine, gyral = textures
+        fine, coarse = textures
         per_mm = np.float32(1 / self._edge_mm)
         inside = np.clip(np.float32(0.5) - skin.distance(block.points) * per_mm, 0, 1)
         for tissue in tissues:
@@ -91,7 +84,7 @@ class Scanner:
             cover *= inside[window]
             cover *= np.float32(tissue.opacity)
             view = canvas[window]
-            view += cover * (tissue.tone(distance, fine[window], gyral[window]) - view)
+            view += cover * (tissue.tone(distance, fine[window], coarse[window]) - view)
 
 
 def _choose_fillings(anatomy: Anatomy, rng: np.random.Generator) -> list[Ellipsoid]:
@@ -100,22 +93,7 @@ def _choose_fillings(anatomy: Anatomy, rng: np.random.Generator) -> list[Ellipso
     return [Ellipsoid(anatomy.crowns[i], (r, r, r)) for i, r in zip(chosen, radii.tolist(), strict=True)]
 
 
-def _voxel_of(filling: Ellipsoid, block: Block) -> Metal | None:
-    """Nearest voxel (z, y, x) and radius in mm; None outside the grid."""
-    window = block.window(filling, 2.0)
-    if window is None:
-        return None
-    distance = filling.distance(block.points[window])
-    if distance.min() > 0:
-        return None
-    nearest = np.unravel_index(int(np.argmin(distance)), distance.shape)
-    z, y, x = (float(i + w.start) for i, w in zip(nearest, window, strict=True))
-    return z, y, x, filling.radii[0]
-
-
-def _paint_couch(
-    canvas: Array, axes: tuple[NDArray[np.float64], ...], points: Points, skin: Body, table_mm: float, has_mask: bool
-) -> None:
+def _paint_couch(canvas: Array, axes: Axes, points: Points, skin: Body, table_mm: float, has_mask: bool) -> None:
     """Couch, head rest and thermoplastic mask in the world; the patient is painted over them."""
     z, y, x = (a.astype(np.float32) for a in axes)
     distance = skin.distance(points)
@@ -156,8 +134,8 @@ def add_noise(hu: Array, noise_hu: float, spacing_zyx: tuple[float, float, float
         rng.standard_normal(hu.shape, dtype=np.float32), (0, 0.6 / dy, 9 / dx), truncate=2
     )
     streaky /= streaky.std()
-    width_mm = (hu > -500).sum(axis=2).max(axis=1) * dx
-    excess = np.clip((width_mm - 225) / 60, 0, 1.5).astype(np.float32)[:, None, None]
+    width_mm = (hu > 0).sum(axis=2).max(axis=1) * dx
+    excess = np.clip((width_mm - 180) / 60, 0, 1.5).astype(np.float32)[:, None, None]
     hu += np.float32(noise_hu) * ((1 + np.float32(0.4) * excess) * grain + np.float32(0.7) * excess * streaky)
 
 
@@ -171,39 +149,38 @@ def add_streaks(
 
     Args:
         hu: CT (z, y, x) in HU, changed in place.
-        metals: (z, y, x) in voxels and radius in mm of each ball.
+        metals: Index (z, y, x) and radius in mm of each ball.
         spacing_zyx: Voxel size in mm.
         rng: Source of the noise of starved rays.
     """
-    depth, height, width = hu.shape
     slice_mm, _, pixel_mm = spacing_zyx
+    _, height, width = hu.shape
     angles = (np.arange(_VIEWS) + rng.random()) * np.pi / _VIEWS
-    detectors = int(np.ceil(np.hypot(height, width))) + 4
-    position = (np.arange(detectors) - detectors / 2).astype(np.float32)
-    ramp = np.abs(np.fft.rfftfreq(2 * detectors)).astype(np.float32)
-    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    ys = (np.arange(height, dtype=np.float32) - height / 2)[:, None]
-    xs = (np.arange(width, dtype=np.float32) - width / 2)[None, :]
-    for k in range(depth):
-        path = np.zeros((_VIEWS, detectors), np.float32)
-        for z, y, x, radius_mm in metals:
-            size = np.sqrt(max(0.0, radius_mm**2 - max(0.0, abs(k - z) - 0.5) ** 2 * slice_mm**2)) / pixel_mm
-            if size < 0.4:
-                continue
-            centre = (x - width / 2) * cos + (y - height / 2) * sin
-            path += 2 * np.sqrt(np.clip(size**2 - (position[None, :] - centre[:, None]) ** 2, 0, None))
-        if not path.any():
-            continue
-        path *= np.float32(pixel_mm)
-        error = -(path**1.7) * 1.0 + rng.standard_normal(path.shape).astype(np.float32) * path * 1.5
-        filtered = np.fft.irfft(np.fft.rfft(error, 2 * detectors, axis=1) * ramp, axis=1)[:, :detectors].astype(
-            np.float32
-        )
-        image = np.zeros((height, width), np.float32)
-        for view in range(_VIEWS):
-            place = xs * cos[view] + ys * sin[view] + detectors / 2
-            left = place.astype(np.int32)
-            part = place - left
-            row = filtered[view]
-            image += row[left] * (1 - part) + row[left + 1] * part
-        hu[k] += image * np.float32(np.pi / _VIEWS * 60)
+    turns = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    detector = np.arange(int(np.hypot(height, width)) + 4, dtype=np.float32)
+    for k in range(len(hu)):
+        path_mm = np.zeros((_VIEWS, len(detector)), np.float32)
+        for (z, y, x), radius_mm in metals:
+            off_mm = max(0.0, abs(k - z) - 0.5) * slice_mm
+            if off_mm < radius_mm:
+                centre = (x - width / 2) * turns[0] + (y - height / 2) * turns[1] + len(detector) / 2
+                beside_mm = (detector[None, :] - centre[:, None]) * pixel_mm
+                path_mm += 2 * np.sqrt(np.clip(radius_mm**2 - off_mm**2 - beside_mm**2, 0, None))
+        if path_mm.any():
+            starved = ndimage.gaussian_filter(rng.standard_normal(path_mm.shape, dtype=np.float32), (1.2, 0.6))
+            error = np.float32(_STARVATION) * starved * path_mm - path_mm**2
+            hu[k] += np.where(hu[k] > _SATURATED_HU, 0, _back_project(error, turns, (height, width)) * _STREAK_HU)
+
+
+def _back_project(projections: Array, turns: Array, shape: tuple[int, int]) -> Array:
+    """Filtered back projection (ramp filter, linear interpolation) of (views, detector) onto an image (y, x)."""
+    count = projections.shape[1]
+    ramp = np.abs(np.fft.rfftfreq(2 * count))
+    filtered = np.fft.irfft(np.fft.rfft(projections, 2 * count, axis=1) * ramp, axis=1)[:, :count].astype(np.float32)
+    ys, xs = (np.arange(n, dtype=np.float32) - n / 2 for n in shape)
+    image = np.zeros(shape, np.float32)
+    for row, cos, sin in zip(filtered, *turns, strict=True):
+        place = (ys * sin + np.float32(count / 2))[:, None] + (xs * cos)[None, :]
+        left = place.astype(np.int32)
+        image += row[left] + (row[left + 1] - row[left]) * (place - left)
+    return image / np.float32(len(filtered))

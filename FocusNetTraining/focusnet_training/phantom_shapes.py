@@ -7,6 +7,7 @@ surface, and a box that holds it. Bodies are combined like sets; ``blend_mm`` ro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
@@ -20,6 +21,7 @@ Bounds = tuple[Vector, Vector]
 
 EVERYWHERE: Bounds = ((-1e4, -1e4, -1e4), (1e4, 1e4, 1e4))
 _TABLE_STEP_MM = 0.5
+_FAR_MM = 60.0
 
 
 class Points:
@@ -38,6 +40,13 @@ class Points:
     def __getitem__(self, window: Window) -> Points:
         x, y, z = self.xyz
         return Points((x[window], y[window], z[window]), self, window)
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """Box around the block."""
+        if self._block is not None:
+            return self._block.bounds
+        return _box(np.array([p.min() for p in self.xyz]), np.array([p.max() for p in self.xyz]))
 
     def keep(self, body: Body) -> Array:
         """Distance of a body that is asked for often: computed once per block."""
@@ -62,6 +71,11 @@ class Body(Protocol):
 def _box(low: NDArray[np.floating], high: NDArray[np.floating]) -> Bounds:
     (x0, y0, z0), (x1, y1, z1) = low.tolist(), high.tolist()
     return (x0, y0, z0), (x1, y1, z1)
+
+
+def _gap_mm(a: Bounds, b: Bounds) -> float:
+    """Lower limit of the distance between points of two boxes."""
+    return max(max(a[0][i] - b[1][i], b[0][i] - a[1][i]) for i in range(3))
 
 
 def _smooth_min(a: Array, b: Array, blend_mm: float) -> Array:
@@ -96,7 +110,8 @@ class Ellipsoid:
         if self.pitch_deg:
             c, s = np.float32(np.cos(np.radians(self.pitch_deg))), np.float32(np.sin(np.radians(self.pitch_deg)))
             y, z = c * y + s * z, c * z - s * y
-        level, slope = np.zeros_like(x), np.zeros_like(x)
+        level: Array = np.zeros_like(x)
+        slope: Array = np.zeros_like(x)
         for p, r in zip((x, y, z), self.radii, strict=True):
             p *= np.float32(1 / r)
             p *= p
@@ -105,7 +120,9 @@ class Ellipsoid:
             slope += p
         np.sqrt(slope, out=slope)
         np.maximum(slope, np.float32(1e-4), out=slope)
-        return (level - np.sqrt(level)) / slope
+        level -= np.sqrt(level)
+        level /= slope
+        return level
 
 
 @dataclass(frozen=True)
@@ -206,7 +223,7 @@ class HalfSpace:
 
 @dataclass(frozen=True)
 class Union:
-    """What is in any of the parts."""
+    """What is in any of the parts; parts farther than 60 mm from a block are left out of its distances."""
 
     parts: tuple[Body, ...]
     blend_mm: float = 0.0
@@ -220,8 +237,9 @@ class Union:
 
     def distance(self, points: Points) -> Array:
         """Smallest distance, rounded where two parts meet."""
-        result = self.parts[0].distance(points)
-        for part in self.parts[1:]:
+        near = [p for p in self.parts if _gap_mm(p.bounds, points.bounds) < _FAR_MM] or self.parts[:1]
+        result = near[0].distance(points)
+        for part in near[1:]:
             result = _smooth_min(result, part.distance(points), self.blend_mm)
         return result
 

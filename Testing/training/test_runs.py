@@ -1,67 +1,103 @@
-"""From a data set to a bundle that segments, and what is refused on the way."""
+"""From a data set to a bundle that segments, through the command line, and what is refused on the way."""
 
 import json
 
 import numpy as np
 import pytest
 from focusnet.bundle import load_bundle
+from focusnet.cli import run as focusnet
 from focusnet.errors import FocusNetError
 from focusnet.inference import Predictor
-from focusnet_training.config import TrainingConfig
+from focusnet_training.config import load_config
 from focusnet_training.datasets import read_case, read_dataset
 from focusnet_training.model_card import OrganScore
 from focusnet_training.runs import BundleOptions, make_bundle, train
 from focusnet_training.trainer import TrainingOptions
 
-CONFIG = TrainingConfig.model_validate(
-    {
-        "name": "blobs",
-        "network": {"widths": [8, 8, 8], "growth": 4, "dilations": [2, 3], "roi_shape_zyx": [8, 12, 12]},
-        "data": {"spacing_xyz": [4, 4, 4], "window_hu": [-200, 800], "chunk_zyx": [16, 24, 24], "small_voxels": 60},
-        "augmentation": {"scale": [0.9, 1.1], "field_of_view_cut": 0.0, "translation_mm": 8},
-        "stages": [
-            {"name": "snet", "steps": 60, "validate_every": 60, "learning_rate": 1e-2, "warmup_steps": 0},
-            {"name": "sol", "steps": 40, "validate_every": 40, "learning_rate": 1e-2, "warmup_steps": 0},
-            {"name": "sos", "steps": 40, "validate_every": 40, "learning_rate": 1e-2, "warmup_steps": 0},
-        ],
-    }
-)
-OPTIONS = TrainingOptions(device="cpu", precision="fp32")
+CONFIG = """
+name = "blobs"
+[network]
+widths = [8, 8, 8]
+growth = 4
+dilations = [2, 3]
+roi_shape_zyx = [8, 12, 12]
+[data]
+spacing_xyz = [4.0, 4.0, 4.0]
+window_hu = [-200.0, 800.0]
+chunk_zyx = [16, 24, 24]
+small_voxels = 60
+[augmentation]
+scale = [0.9, 1.1]
+field_of_view_cut = 0.0
+translation_mm = 8.0
+[[stages]]
+name = "snet"
+steps = 999
+validate_every = 60
+learning_rate = 1e-2
+warmup_steps = 0
+[[stages]]
+name = "sol"
+steps = 40
+validate_every = 40
+learning_rate = 1e-2
+warmup_steps = 0
+[[stages]]
+name = "sos"
+steps = 40
+validate_every = 40
+learning_rate = 1e-2
+warmup_steps = 0
+"""
+TRAIN = ["--device", "cpu", "--precision", "fp32", "--set", "stages.snet.steps=60"]
 
 
 @pytest.fixture(scope="module")
-def run(blobs, tmp_path_factory):
+def config_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "blobs.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(blobs, config_file, tmp_path_factory):
+    """Trained in two calls: S-Net, then the rest from its checkpoint."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert train(CONFIG, blobs, folder, OPTIONS, command="focusnet train --preset blobs")
+    command = ["train", "--config", str(config_file), "--data", str(blobs), "-o", str(folder), *TRAIN]
+    assert focusnet([*command, "--stage", "snet", "-q"]) == 0
+    assert focusnet([*command, "--resume"]) == 0
     return folder
 
 
-def test_a_run_becomes_a_bundle_that_segments_on_the_native_grid(run, blobs, tmp_path):
-    lines = []
-    bundle = make_bundle(run, tmp_path / "blobs", BundleOptions(device="cpu"), tell=lines.append)
-    assert len(lines) == 2
-    assert sorted(p.name for p in (tmp_path / "blobs").iterdir()) == [
-        "MODEL_CARD.md",
-        "bundle.json",
-        "weights.safetensors",
-    ]
+def test_a_run_becomes_a_bundle_that_segments_on_the_native_grid(run, blobs, tmp_path, capsys):
+    target = tmp_path / "blobs"
+    notes = tmp_path / "notes.md"
+    notes.write_text("## Limits\n\nBalls only.")
+    assert focusnet(["bundle", str(run), "-o", str(target), "--notes", str(notes), "--device", "cpu", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["name"] == "blobs"
+    assert len(printed.err.splitlines()) == 2  # a line per validation case
+    assert sorted(p.name for p in target.iterdir()) == ["MODEL_CARD.md", "bundle.json", "weights.safetensors"]
+    bundle = load_bundle(target)
     assert bundle.spec.small_organs == ("lens_l", "lens_r")
     image, labels = read_case(read_dataset(blobs), "blob_5")
-    prediction = Predictor(load_bundle(tmp_path / "blobs"), "cpu", "fp32").predict(image)
+    prediction = Predictor(bundle, "cpu", "fp32").predict(image)
     assert prediction.labelmap.geometry.is_close(image.geometry)
     for organ in ("brainstem", "parotid_l", "lens_l", "lens_r"):
         truth, answer = (np.argwhere(m.mask(organ)).mean(0) for m in (labels, prediction.labelmap))
         assert np.linalg.norm((truth - answer) * 4) < 6, organ
-    card = (tmp_path / "blobs/MODEL_CARD.md").read_text()
-    assert "focusnet train --preset blobs" in card
+    card = (target / "MODEL_CARD.md").read_text()
+    assert "focusnet train --config CONFIG --data DATA -o RUN --set stages.snet.steps=60" in card
+    assert "Balls only." in card
     assert f"{bundle.spec.metrics['dsc_brainstem']:.3f}" in card
     assert "Not a medical device" in card
-    assert str(blobs) not in card + (tmp_path / "blobs/bundle.json").read_text()
+    assert str(blobs) not in card + (target / "bundle.json").read_text()
 
 
-def test_an_unfinished_run_ships_snet_alone(run, blobs, tmp_path):
+def test_an_unfinished_run_ships_snet_alone(blobs, config_file, tmp_path):
     folder = tmp_path / "run"
-    assert train(CONFIG, blobs, folder, OPTIONS, until="snet")
+    config = load_config(config_file, ["stages.snet.steps=2", "stages.snet.validate_every=2"])
+    assert train(config, blobs, folder, TrainingOptions("cpu", "fp32"), until="snet")
     bundle = make_bundle(folder, tmp_path / "bundle", BundleOptions(device="cpu"), tell=lambda line: None)
     assert bundle.spec.small_organs == ()
     assert json.loads((tmp_path / "bundle/bundle.json").read_text())["architecture"]["arguments"]["num_small"] == 0
@@ -72,6 +108,24 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         make_bundle(tmp_path, tmp_path / "out")
     assert caught.value.code == "E_RUN"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], "E_USAGE"),
+        (["--preset", "nonsense"], "E_UNKNOWN_PRESET"),
+        (["--preset", "phantom22", "--stage", "joint"], "E_USAGE"),
+        (["--preset", "phantom22", "--set", "seed=x"], "E_CONFIG"),
+        (["--preset", "phantom22"], "E_DATASET"),
+    ],
+)
+def test_wrong_training_commands_get_one_line_and_code_2(tmp_path, capsys, arguments, code):
+    assert focusnet(["train", "--data", str(tmp_path / "none"), "-o", str(tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"{code}: ")
+    assert "\n" not in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_interval_of_a_constant_is_a_point():
