@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from focusnet import DISCLAIMER, organs
+from focusnet import organs
 from focusnet.bundle import new_folder
 from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
@@ -18,6 +18,7 @@ from focusnet.io.image import write_image
 from focusnet.io.segmentation import labels_path, write_segmentation
 
 if TYPE_CHECKING:
+    from focusnet.analysis import Analysis
     from focusnet.inference import Prediction
 
 ENDINGS = {
@@ -79,20 +80,14 @@ class Result:
         source: What was read.
         series: Number of the DICOM series, where one was asked for.
         volume: The CT.
-        prediction: Its segmentation.
+        analysis: Its segmentation.
     """
 
     case: str
     source: Path
     series: int | None
     volume: Volume
-    prediction: Prediction
-
-    @property
-    def stamp(self) -> dict[str, str]:
-        """What made the result and what it may be used for."""
-        settings = self.prediction.settings
-        return {**{key: str(value) for key, value in settings.items()}, "disclaimer": DISCLAIMER}
+    analysis: Analysis
 
 
 def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, several: bool) -> list[Output]:
@@ -161,7 +156,7 @@ def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOpti
         FocusNetError: ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``, ``E_BAD_GEOMETRY``, ``E_NO_MRML`` and the refusals of
             the formats.
     """
-    labelmap, stamp = result.prediction.labelmap, result.stamp
+    labelmap, stamp = result.analysis.labelmap, result.analysis.stamp
     names_written = False
     for output in outputs:
         if output.is_folder:
@@ -170,7 +165,7 @@ def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOpti
             continue
         (name,) = output.formats
         if name == UNCERTAINTY:
-            write_image(_uncertainty(result.prediction), output.path, overwrite=options.overwrite)
+            write_image(_uncertainty(result.analysis.prediction), output.path, overwrite=options.overwrite)
         elif name in DICOM:
             _write_dicom(name, result, output.path, options.overwrite)
         elif name == "mrb":
@@ -201,10 +196,10 @@ def _write_dicom(name: str, result: Result, path: Path, overwrite: bool) -> None
     from focusnet.io.dicom import read_series_reference
     from focusnet.io.shapes import Provenance
 
-    settings = result.prediction.settings
+    settings = result.analysis.prediction.settings
     provenance = Provenance(settings["model"], settings["model_created"], settings["weights_sha256"])
     reference = read_series_reference(result.source, series_number=result.series)
-    labelmap = result.prediction.labelmap
+    labelmap = result.analysis.labelmap
     if name == "rtstruct":
         from focusnet.io.rtstruct import RTStructOptions, write_rtstruct
 
@@ -231,8 +226,8 @@ def _write_scene(result: Result, path: Path, options: OutputOptions) -> None:
     scene.Clear(False)
     try:
         node = mrml.volume_to_node(result.volume, result.case)
-        scene_options = mrml.ResultOptions(per_organ=options.per_organ, stamp=result.stamp)
-        mrml.segmentations_from_labelmap(result.prediction.labelmap, node, scene_options)
+        scene_options = mrml.ResultOptions(per_organ=options.per_organ, stamp=result.analysis.stamp)
+        mrml.segmentations_from_labelmap(result.analysis.labelmap, node, scene_options)
         storage.save_scene(path, overwrite=options.overwrite)
     finally:
         scene.Clear(False)

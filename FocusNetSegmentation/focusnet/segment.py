@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from focusnet import organs, quality
+from focusnet import organs
+from focusnet.analysis import analyse
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.io import read_volume
 from focusnet.io.dicom import is_dicom, read_series
@@ -217,30 +218,17 @@ def segment_case(
     if progress is not None:
         progress("reading", 0.0, None)
     volume = read_volume(case.path) if options.series is None else read_series(case.path, series_number=options.series)
-    findings = quality.check_input(volume)
     keys = None if options.organs is None else organ_keys(options.organs)
-    prediction = predictor.predict(volume, keys, progress, cancel)
-    findings += quality.check_output(prediction.labelmap, volume, list(prediction.organs))
-    table = {
-        key: {
-            "volume_ml": round(result.volume_ml, 3),
-            "confidence": round(result.confidence, 3),
-            "flags": [flag.code for flag in findings if flag.organ == key],
-        }
-        for key, result in prediction.organs.items()
-    }
-    flags = tuple(
-        {"code": flag.code, "organ": flag.organ or "", "severity": flag.severity, "message": flag.message}
-        for flag in findings
-    )
-    write_outputs(outputs, Result(case.name, case.path, options.series, volume, prediction), options.output)
+    analysis = analyse(volume, predictor, keys, progress, cancel)
+    write_outputs(outputs, Result(case.name, case.path, options.series, volume, analysis), options.output)
+    prediction = analysis.prediction
     return CaseResult(
         case.name,
         "done",
         time.perf_counter() - start,
         prediction.peak_memory_mib,
-        table,
-        flags,
+        analysis.organs,
+        analysis.flags,
         prediction.notes,
         tuple(str(output.path) for output in outputs),
     )

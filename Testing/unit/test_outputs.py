@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from focusnet.analysis import Analysis
 from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
 from focusnet.io import read_image
@@ -80,7 +81,7 @@ def result(ct) -> Result:
         certainty=Volume(certainty, ct.geometry),
         settings={"model": "tiny", "model_created": "2026-01-01", "weights_sha256": HASH, "piece_zyx": [16, 48, 48]},
     )
-    return Result("pt_1", SOURCE, None, ct, prediction)
+    return Result("pt_1", SOURCE, None, ct, Analysis(prediction, {}, (), 1.0))
 
 
 def write(result: Result, out: Path, **options) -> None:
@@ -94,7 +95,7 @@ def test_a_segmentation_says_what_made_it_and_that_nobody_reviewed_it(result, tm
     write(result, tmp_path / "x.seg.nrrd")
     read = read_segmentation(tmp_path / "x.seg.nrrd")
     assert read.geometry.is_close(result.volume.geometry)
-    np.testing.assert_array_equal(read["Parotid_L"].mask, result.prediction.labelmap.mask("parotid_l"))
+    np.testing.assert_array_equal(read["Parotid_L"].mask, result.analysis.labelmap.mask("parotid_l"))
     header = (tmp_path / "x.seg.nrrd").read_bytes()[:5000].decode("utf-8", "replace")
     assert HASH in header
     assert "UNREVIEWED" in header
@@ -120,7 +121,7 @@ def test_one_file_per_organ_and_no_stale_one(result, tmp_path):
     folder = tmp_path / "pt_1"
     assert sorted(p.name for p in folder.glob("*.nii.gz")) == ["Parotid_L.nii.gz", "Parotid_R.nii.gz"]
     left = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "Parotid_L.nii.gz")))
-    np.testing.assert_array_equal(left == 1, result.prediction.labelmap.mask("parotid_l"))
+    np.testing.assert_array_equal(left == 1, result.analysis.labelmap.mask("parotid_l"))
     with pytest.raises(FocusNetError, match="E_OUTPUT_EXISTS"):
         write(result, tmp_path, per_organ=True, formats=("nii.gz",))
     (folder / "Larynx.nii.gz").touch()
@@ -132,7 +133,7 @@ def test_uncertainty_is_in_percent(result, tmp_path):
     write(result, tmp_path / "x.seg.nrrd", uncertainty=True)
     image = read_image(tmp_path / "x.uncertainty.nrrd", hounsfield=False)
     assert image.geometry.is_close(result.volume.geometry)
-    labels = result.prediction.labelmap.array
+    labels = result.analysis.labelmap.array
     assert np.unique(image.array[labels == 2]).tolist() == [40]
     assert not image.array[labels != 2].any()
 
@@ -152,7 +153,7 @@ def test_an_existing_file_is_kept_without_leave(result, tmp_path):
 
 
 def test_a_structure_set_refers_to_its_series(result, dicom_folder, tmp_path):
-    write(Result("pt_1", dicom_folder, None, result.volume, result.prediction), tmp_path / "x.dcm")
+    write(Result("pt_1", dicom_folder, None, result.volume, result.analysis), tmp_path / "x.dcm")
     written = pydicom.dcmread(tmp_path / "x.dcm")
     first = pydicom.dcmread(dicom_folder / "0.dcm")
     assert written.Modality == "RTSTRUCT"
@@ -162,7 +163,7 @@ def test_a_structure_set_refers_to_its_series(result, dicom_folder, tmp_path):
 
 def test_a_dicom_segmentation_refers_to_its_series(result, dicom_folder, tmp_path):
     pytest.importorskip("highdicom")
-    write(Result("pt_1", dicom_folder, None, result.volume, result.prediction), tmp_path / "x.seg.dcm")
+    write(Result("pt_1", dicom_folder, None, result.volume, result.analysis), tmp_path / "x.seg.dcm")
     written = pydicom.dcmread(tmp_path / "x.seg.dcm")
     assert written.Modality == "SEG"
     assert [segment.SegmentLabel for segment in written.SegmentSequence] == ["Parotid_R", "Parotid_L"]

@@ -1,0 +1,80 @@
+"""Segmentation of one CT with all that a user should see beside it: the same for files, Slicer and scripts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from focusnet import DISCLAIMER, quality
+from focusnet.geometry import LabelMap, Volume
+
+if TYPE_CHECKING:
+    from focusnet.inference import Cancel, Prediction, Predictor, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Labels of one CT and what is known about them.
+
+    Attributes:
+        prediction: What the model says, on the CT's grid.
+        organs: For each organ asked for: ``volume_ml``, ``confidence`` in [0, 1] and the codes of its ``flags``.
+        flags: All findings: ``code``, ``organ`` (empty for the whole scan), ``severity`` and ``message``.
+        seconds: Time it took.
+    """
+
+    prediction: Prediction
+    organs: Mapping[str, Mapping[str, Any]]
+    flags: tuple[Mapping[str, str], ...]
+    seconds: float
+
+    @property
+    def labelmap(self) -> LabelMap:
+        """The labels."""
+        return self.prediction.labelmap
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """What made the labels and what they may be used for; kept in every file that can hold it."""
+        return {**{key: str(value) for key, value in self.prediction.settings.items()}, "disclaimer": DISCLAIMER}
+
+
+def analyse(
+    volume: Volume,
+    predictor: Predictor,
+    organs: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Analysis:
+    """Check, segment and check again.
+
+    Args:
+        volume: CT in HU.
+        predictor: Loaded model.
+        organs: Canonical keys of the organs to label; None takes all of the model.
+        progress: Told the stage, the finished share and the estimated seconds left.
+        cancel: Asked whether to stop.
+
+    Raises:
+        FocusNetError: The CT or the organs are refused.
+        Cancelled: ``cancel`` returned True.
+    """
+    start = time.perf_counter()
+    findings = quality.check_input(volume)
+    prediction = predictor.predict(volume, organs, progress, cancel)
+    findings += quality.check_output(prediction.labelmap, volume, list(prediction.organs))
+    table = {
+        key: {
+            "volume_ml": round(result.volume_ml, 3),
+            "confidence": round(result.confidence, 3),
+            "flags": [flag.code for flag in findings if flag.organ == key],
+        }
+        for key, result in prediction.organs.items()
+    }
+    flags = tuple(
+        {"code": flag.code, "organ": flag.organ or "", "severity": flag.severity, "message": flag.message}
+        for flag in findings
+    )
+    return Analysis(prediction, table, flags, time.perf_counter() - start)
