@@ -15,7 +15,7 @@ from focusnet.geometry import Geometry, LabelMap, Volume
 from focusnet.segment import SegmentOptions, organ_keys
 
 if TYPE_CHECKING:
-    from focusnet.inference import Cancel, Prediction, Predictor, Progress
+    from focusnet.inference import Cancel, Predictor, Progress
 
 LABELS_FILE = "labels.npy"
 REPORT_FILE = "report.json"
@@ -50,7 +50,7 @@ def analyse(
     organs: tuple[str, ...] | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
-) -> tuple[Analysis, Prediction]:
+) -> Analysis:
     """Check, segment and check again.
 
     Args:
@@ -82,7 +82,7 @@ def analyse(
     )
     stamp = {**{key: str(value) for key, value in prediction.settings.items()}, "disclaimer": DISCLAIMER}
     seconds = time.perf_counter() - start
-    return Analysis(prediction.labelmap, table, flags, prediction.notes, stamp, seconds), prediction
+    return Analysis(prediction.labelmap, table, flags, prediction.notes, stamp, seconds)
 
 
 def write_request(folder: Path, volume: Volume, options: SegmentOptions) -> None:

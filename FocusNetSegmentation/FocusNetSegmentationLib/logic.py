@@ -12,7 +12,7 @@ from FocusNetSegmentationLib import runtime
 from FocusNetSegmentationLib.analysis import Analysis, analyse
 
 if TYPE_CHECKING:
-    from focusnet.inference import Cancel, Prediction, Predictor, Progress
+    from focusnet.inference import Cancel, Predictor, Progress
 
     from FocusNetSegmentationLib.mrml import Result, ResultOptions
 
@@ -24,12 +24,10 @@ class Outcome:
     Attributes:
         result: The segmentation nodes.
         analysis: Labels, volumes, confidence, flags.
-        prediction: All that the model gave.
     """
 
     result: Result
     analysis: Analysis
-    prediction: Prediction
 
 
 class SegmentationLogic:
@@ -91,10 +89,10 @@ class SegmentationLogic:
         from FocusNetSegmentationLib import mrml
 
         volume = mrml.volume_from_node(volume_node)
-        analysis, prediction = analyse(volume, self._predictor(options), options.organs, progress, cancel)
+        analysis = analyse(volume, self._predictor(options), options.organs, progress, cancel)
         stamped = replace(result_options, stamp={**result_options.stamp, **analysis.stamp})
         result = mrml.segmentations_from_labelmap(analysis.labelmap, volume_node, stamped)
-        return Outcome(result, analysis, prediction)
+        return Outcome(result, analysis)
 
     def _predictor(self, options: SegmentOptions) -> Predictor:
         wanted = replace(options, organs=None)

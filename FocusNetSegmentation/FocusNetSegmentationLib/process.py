@@ -1,0 +1,107 @@
+"""Child processes that never outlive their purpose: no blocking reads, and ending one ends its children too."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+END_SECONDS = 5.0
+NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+
+
+class ChildProcess:
+    """A running child process, asked from time to time by the caller; Qt-free.
+
+    Args:
+        command: Program and arguments.
+        environment: Its environment variables.
+
+    Raises:
+        OSError: The program can't be started.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            list(command),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            creationflags=NO_WINDOW,
+        )
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._read_all = False
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def poll(self) -> tuple[list[str], int | None]:
+        """New lines of its output, and its exit code once it has ended and all lines were handed over; never waits."""
+        lines: list[str] = []
+        while not self._lines.empty():
+            line = self._lines.get()
+            if line is None:
+                self._read_all = True
+            else:
+                lines.append(line)
+        return lines, self._process.poll() if self._read_all else None
+
+    def end(self) -> None:
+        """End the process and every process it has started; returns when they are gone."""
+        if sys.platform == "win32":
+            subprocess.run(
+                ["taskkill", "/PID", str(self._process.pid), "/T", "/F"],
+                capture_output=True,
+                check=False,
+                creationflags=NO_WINDOW,
+            )
+        else:
+            import signal
+
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+        self._process.wait(END_SECONDS)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.rstrip("\r\n"))
+        self._process.wait()
+        self._lines.put(None)
+
+
+def child_environment(base: Mapping[str, str], library: Path) -> dict[str, str]:
+    """Environment in which a Python finds our packages and writes UTF-8 at once."""
+    paths = os.pathsep.join([str(library), *filter(None, [base.get("PYTHONPATH")])])
+    return {**base, "PYTHONPATH": paths, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists; on Windows `os.kill(pid, 0)` would end it."""
+    if sys.platform != "win32":
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+    import ctypes
+
+    kernel = ctypes.windll.kernel32
+    synchronize, still_waiting = 0x00100000, 0x102
+    handle = kernel.OpenProcess(synchronize, False, pid)
+    if not handle:
+        return False
+    try:
+        return kernel.WaitForSingleObject(handle, 0) == still_waiting
+    finally:
+        kernel.CloseHandle(handle)
