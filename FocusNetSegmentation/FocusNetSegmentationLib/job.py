@@ -15,7 +15,7 @@ from focusnet.errors import Cancelled, FocusNetError
 from focusnet.segment import SegmentOptions
 
 from FocusNetSegmentationLib import mrml, protocol, runtime
-from FocusNetSegmentationLib.analysis import read_analysis, write_request
+from FocusNetSegmentationLib.exchange import read_report, write_request
 from FocusNetSegmentationLib.logic import Outcome
 from FocusNetSegmentationLib.process import ChildProcess, child_environment
 
@@ -141,9 +141,9 @@ class SegmentationJob:
             self.error = self._refusal or FocusNetError("E_CHILD", self._why_ended(exit_code))
             return
         try:
-            analysis = read_analysis(self._folder)
-            stamped = replace(self._result_options, stamp={**self._result_options.stamp, **analysis.stamp})
-            result = mrml.segmentations_from_labelmap(analysis.labelmap, self.volume_node, stamped)
+            report = read_report(self._folder)
+            stamped = replace(self._result_options, stamp={**self._result_options.stamp, **report.stamp})
+            result = mrml.segmentations_from_labelmap(report.labelmap, self.volume_node, stamped)
         except FocusNetError as error:
             self.error = error
         except Exception as error:
@@ -152,7 +152,7 @@ class SegmentationJob:
                 "E_RESULT", f"The result can't be put into the scene: {type(error).__name__}: {text}."
             )
         else:
-            self.outcome = Outcome(result, analysis)
+            self.outcome = Outcome(result, report)
 
     def _why_ended(self, exit_code: int) -> str:
         last = self.log[-1] if self.log else "it said nothing"

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from focusnet.segment import SegmentOptions, make_predictor
+from focusnet.analysis import analyse
+from focusnet.segment import SegmentOptions, make_predictor, organ_keys
 
 from FocusNetSegmentationLib import runtime
-from FocusNetSegmentationLib.analysis import Analysis, analyse
+from FocusNetSegmentationLib.exchange import Report
 
 if TYPE_CHECKING:
     from focusnet.inference import Cancel, Predictor, Progress
@@ -23,11 +24,11 @@ class Outcome:
 
     Attributes:
         result: The segmentation nodes.
-        analysis: Labels, volumes, confidence, flags.
+        report: Labels, volumes, confidence, flags.
     """
 
     result: Result
-    analysis: Analysis
+    report: Report
 
 
 class SegmentationLogic:
@@ -89,10 +90,10 @@ class SegmentationLogic:
         from FocusNetSegmentationLib import mrml
 
         volume = mrml.volume_from_node(volume_node)
-        analysis = analyse(volume, self._predictor(options), options.organs, progress, cancel)
-        stamped = replace(result_options, stamp={**result_options.stamp, **analysis.stamp})
-        result = mrml.segmentations_from_labelmap(analysis.labelmap, volume_node, stamped)
-        return Outcome(result, analysis)
+        organs = None if options.organs is None else organ_keys(options.organs)
+        report = Report.of(analyse(volume, self._predictor(options), organs, progress, cancel))
+        stamped = replace(result_options, stamp={**result_options.stamp, **report.stamp})
+        return Outcome(mrml.segmentations_from_labelmap(report.labelmap, volume_node, stamped), report)
 
     def _predictor(self, options: SegmentOptions) -> Predictor:
         wanted = replace(options, organs=None)

@@ -52,10 +52,11 @@ def main(folder: Path, parent_pid: int) -> int:
 
 def _segment(folder: Path) -> None:
     emit("progress", stage="loading the model", share=0.0, seconds_left=None)
+    from focusnet.analysis import analyse
     from focusnet.devices import keep_memory
-    from focusnet.segment import make_predictor
+    from focusnet.segment import make_predictor, organ_keys
 
-    from FocusNetSegmentationLib.analysis import analyse, read_request, write_analysis
+    from FocusNetSegmentationLib.exchange import Report, read_request, write_report
 
     keep_memory()
     volume, options = read_request(folder)
@@ -67,9 +68,10 @@ def _segment(folder: Path) -> None:
             told = time.monotonic()
             emit("progress", stage=stage, share=share, seconds_left=seconds_left)
 
-    analysis = analyse(volume, make_predictor(options), options.organs, progress)
+    organs = None if options.organs is None else organ_keys(options.organs)
+    report = Report.of(analyse(volume, make_predictor(options), organs, progress))
     emit("progress", stage="writing", share=1.0, seconds_left=0.0)
-    write_analysis(folder, analysis)
+    write_report(folder, report)
 
 
 def _end_with_parent(folder: Path, parent_pid: int) -> None:

@@ -37,12 +37,12 @@ class Child:
 
     def finish(self):
         from focusnet.geometry import LabelMap
-        from FocusNetSegmentationLib.analysis import Analysis, read_request, write_analysis
+        from FocusNetSegmentationLib.exchange import Report, read_request, write_report
 
         volume, _ = read_request(self.folder)
         labels = LabelMap((volume.array // 100).astype(np.uint8), volume.geometry, KEYS)
         organs = {key: {"volume_ml": 1.0, "confidence": 0.9, "flags": []} for key in KEYS.values()}
-        write_analysis(self.folder, Analysis(labels, organs, (), (), {"model": "m"}, 1.5))
+        write_report(self.folder, Report(labels, organs, (), (), {"model": "m"}, 1.5))
         self.code = 0
 
 

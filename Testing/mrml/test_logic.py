@@ -55,15 +55,15 @@ def test_segment_puts_a_folder_of_organs_beside_the_ct(logic, ct_node):
     node = outcome.result.nodes["brainstem"]
     assert node.GetAttribute("FocusNet.model") == "m"
     assert node.GetAttribute("FocusNet.piece_zyx") == "[1, 2, 3]"
-    assert outcome.analysis.organs["lens_l"]["volume_ml"] == 1.235
-    assert outcome.analysis.notes == ("a note",)
+    assert outcome.report.organs["lens_l"]["volume_ml"] == 1.235
+    assert outcome.report.notes == ("a note",)
 
 
 def test_flags_are_about_what_the_user_sees(logic, ct_node):
     outcome = logic.segment(ct_node(LPS_GRID, SHAPE))
-    codes = {(flag["organ"], flag["code"]) for flag in outcome.analysis.flags}
+    codes = {(flag["organ"], flag["code"]) for flag in outcome.report.flags}
     assert ("", "not_hu") in codes or ("", "not_head_and_neck") in codes
-    for key, values in outcome.analysis.organs.items():
+    for key, values in outcome.report.organs.items():
         assert set(values["flags"]) == {code for organ, code in codes if organ == key}
 
 
@@ -96,21 +96,21 @@ def test_cancelling_changes_nothing(logic, ct_node, scene):
     assert scene.GetNumberOfNodes() == before
 
 
-def test_analysis_survives_the_way_through_a_folder(logic, ct_node, tmp_path):
-    from FocusNetSegmentationLib.analysis import read_analysis, write_analysis
+def test_report_survives_the_way_through_a_folder(logic, ct_node, tmp_path):
+    from FocusNetSegmentationLib.exchange import read_report, write_report
 
-    analysis = logic.segment(ct_node(LPS_GRID, SHAPE)).analysis
-    write_analysis(tmp_path, analysis)
-    back = read_analysis(tmp_path)
-    np.testing.assert_array_equal(back.labelmap.array, analysis.labelmap.array)
-    np.testing.assert_array_equal(back.labelmap.geometry.affine, analysis.labelmap.geometry.affine)
-    assert back.labelmap.organs == analysis.labelmap.organs
-    assert (back.organs, back.flags, back.notes) == (dict(analysis.organs), analysis.flags, analysis.notes)
-    assert (back.stamp, back.seconds) == (analysis.stamp, analysis.seconds)
+    report = logic.segment(ct_node(LPS_GRID, SHAPE)).report
+    write_report(tmp_path, report)
+    back = read_report(tmp_path)
+    np.testing.assert_array_equal(back.labelmap.array, report.labelmap.array)
+    np.testing.assert_array_equal(back.labelmap.geometry.affine, report.labelmap.geometry.affine)
+    assert back.labelmap.organs == report.labelmap.organs
+    assert (back.organs, back.flags, back.notes) == (dict(report.organs), report.flags, report.notes)
+    assert (back.stamp, back.seconds) == (report.stamp, report.seconds)
 
 
 def test_request_survives_the_way_through_a_folder(ct_node, transform_node, tmp_path):
-    from FocusNetSegmentationLib.analysis import read_request, write_request
+    from FocusNetSegmentationLib.exchange import read_request, write_request
     from FocusNetSegmentationLib.mrml import volume_from_node
 
     shear = np.eye(4)

@@ -9,7 +9,7 @@ import pytest
 from focusnet.geometry import Geometry, Volume
 from focusnet.segment import SegmentOptions
 from FocusNetSegmentationLib import worker
-from FocusNetSegmentationLib.analysis import read_analysis, write_request
+from FocusNetSegmentationLib.exchange import read_report, write_request
 from FocusNetSegmentationLib.process import child_environment
 from FocusNetSegmentationLib.protocol import parse
 
@@ -32,11 +32,11 @@ def test_segments_in_the_folder_and_tells_its_progress(folder, ct, tiny_model, c
     shares = [m["share"] for m in told if m["kind"] == "progress"]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    analysis = read_analysis(folder)
-    assert analysis.labelmap.geometry.is_close(ct.geometry)
-    assert analysis.labelmap.array.any()
-    assert analysis.stamp["model"] == "tiny"
-    assert set(analysis.organs) == set(analysis.labelmap.organs.values())
+    report = read_report(folder)
+    assert report.labelmap.geometry.is_close(ct.geometry)
+    assert report.labelmap.array.any()
+    assert report.stamp["model"] == "tiny"
+    assert set(report.organs) == set(report.labelmap.organs.values())
 
 
 def test_sheared_grid_is_segmented_where_it_lies(folder, ct, tiny_model):
@@ -45,7 +45,7 @@ def test_sheared_grid_is_segmented_where_it_lies(folder, ct, tiny_model):
     volume = Volume(ct.array, ct.geometry.transformed(shear))
     write_request(folder, volume, SegmentOptions(tiny_model, device="cpu"))
     assert worker.main(folder, os.getpid()) == 0
-    np.testing.assert_array_equal(read_analysis(folder).labelmap.geometry.affine, volume.geometry.affine)
+    np.testing.assert_array_equal(read_report(folder).labelmap.geometry.affine, volume.geometry.affine)
 
 
 @pytest.mark.parametrize(
