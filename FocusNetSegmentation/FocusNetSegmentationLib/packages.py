@@ -1,0 +1,99 @@
+"""Python packages that segmentation needs: what is missing, and how 3D Slicer installs it.
+
+Nothing is installed unasked. PyTorch comes through the PyTorch extension, which picks the build for the graphics card;
+without internet everything comes from a folder of wheels. SimpleITK and numpy belong to Slicer and are never replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from importlib import invalidate_caches, metadata
+from pathlib import Path
+from typing import Any
+
+from focusnet.errors import FocusNetError
+
+REQUIREMENTS_FILE = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+TORCH = "torch>=2.4"
+REQUESTER = "FocusNet"
+
+
+def missing_packages(version_of: Callable[[str], str] = metadata.version) -> list[str]:
+    """Requirements that are absent or too old, PyTorch first; nothing is imported for the answer."""
+    return [line for line in [TORCH, *_requirements()] if not _is_met(line, version_of)]
+
+
+def install(missing: Sequence[str], wheels: Path | None = None) -> None:
+    """Install requirements into 3D Slicer's Python, with its own progress display.
+
+    Args:
+        missing: From :func:`missing_packages`; the user has agreed.
+        wheels: Folder with wheel files; then nothing is downloaded.
+
+    Raises:
+        FocusNetError: ``E_PACKAGE`` with the cause and what to do.
+    """
+    import slicer.util
+
+    try:
+        if wheels is not None:
+            slicer.util.pip_install(["--no-index", "--find-links", str(wheels), *missing])
+        else:
+            _install_online(slicer, missing)
+    except (subprocess.CalledProcessError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise FocusNetError("E_PACKAGE", f"Installing {', '.join(missing)} failed: {reason}; see the log.") from error
+    invalidate_caches()
+    still = missing_packages()
+    if still:
+        raise FocusNetError("E_PACKAGE", f"{', '.join(still)} is not installed; restart 3D Slicer and try again.")
+
+
+def _install_online(slicer: Any, missing: Sequence[str]) -> None:
+    others = [line for line in missing if line != TORCH]
+    if TORCH in missing:
+        _install_torch()
+    if not others:
+        return
+    if hasattr(slicer, "packaging"):
+        requirements = [r for r in slicer.packaging.load_requirements(REQUIREMENTS_FILE) if str(r) in others]
+        slicer.packaging.pip_ensure(requirements, prompt_install=False, requester=REQUESTER)
+    else:  # before 5.12
+        slicer.util.pip_install(" ".join(others))
+
+
+def _install_torch() -> None:
+    try:
+        import PyTorchUtils
+    except ImportError as error:
+        raise FocusNetError(
+            "E_PACKAGE",
+            "PyTorch is missing; install the extension 'PyTorch' in the Extensions Manager, restart 3D Slicer and try "
+            "again, or choose a folder with wheels.",
+        ) from error
+    logic = PyTorchUtils.PyTorchUtilsLogic()
+    if logic.torchInstalled():
+        raise FocusNetError("E_PACKAGE", f"The installed PyTorch is older than {TORCH}; update it in PyTorch Util.")
+    if logic.installTorch(torchVersionRequirement=TORCH.removeprefix("torch")) is None:
+        raise FocusNetError("E_PACKAGE", "PyTorch was not installed; try again in the module 'PyTorch Util'.")
+
+
+def _requirements() -> list[str]:
+    lines = (line.split("#")[0].strip() for line in REQUIREMENTS_FILE.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _is_met(requirement: str, version_of: Callable[[str], str]) -> bool:
+    name, least = requirement.split(">=")
+    try:
+        return _numbers(version_of(name)) >= _numbers(least)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Release part of a version: 2.13.0+cpu is (2, 13, 0)."""
+    release = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(n) for n in release.group().split(".")) if release else ()
