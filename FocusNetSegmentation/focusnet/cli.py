@@ -10,14 +10,15 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from focusnet import DISCLAIMER, __version__
-from focusnet.console import say, shown_progress, tell
+from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import Cancelled, FocusNetError
 
 DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -128,9 +129,8 @@ def segment(
     from focusnet.outputs import OutputOptions
     from focusnet.segment import SegmentOptions, find_cases, segment_cases
 
-    names = None if organs is None else tuple(name.strip() for name in organs.split(",") if name.strip())
     output = OutputOptions(tuple(formats or ()), per_organ, uncertainty, overwrite)
-    options = SegmentOptions(model, names, device, precision, fast, series, output)
+    options = SegmentOptions(model, _names(organs), device, precision, fast, series, output)
     cases = find_cases(inputs)
     _keep_memory()
     failed: list[str] = []
@@ -153,6 +153,10 @@ def segment(
     return FAILED if failed else DONE
 
 
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def _keep_memory() -> None:
     from focusnet.devices import keep_memory
 
@@ -172,6 +176,70 @@ def _say_result(result: Any, verbose: bool) -> None:
             say(f"  {key:24} {values['volume_ml']:10.2f} ml   confidence {values['confidence']:.2f}")
     for path in result.outputs:
         say(f"{result.case}: written {path}")
+
+
+@app.command()
+def evaluate(
+    reference: Annotated[Path, typer.Option(help="Contours held to be true: file, folder or pattern.")],
+    prediction: Annotated[Path, typer.Option(help="Contours to be judged: the same.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
+    second: Annotated[Path | None, typer.Option(help="A second method, compared by paired tests.")] = None,
+    observer: Annotated[Path | None, typer.Option(help="A second observer: the human yardstick.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="The CTs, for overlays, flags and RTSTRUCT files.")] = None,
+    organs: Annotated[str | None, typer.Option(help="Organs to measure, separated by commas; all by default.")] = None,
+    label_names: Annotated[Path | None, typer.Option(help="JSON file with the names of label values.")] = None,
+    spellings: Annotated[Path | None, typer.Option(help="Table of own organ names.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cases at the same time.")] = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Compare segmentations with reference contours: tables and a report."""
+    from focusnet.evaluation import EvaluationOptions
+    from focusnet.evaluation import evaluate as run_evaluation
+    from focusnet.evaluation.summary import mean_over_organs, summarise_rows
+    from focusnet.segment import organ_keys
+
+    options = EvaluationOptions(
+        others={} if second is None else {"second": second},
+        observer=observer,
+        ct=ct,
+        organs=None if organs is None else organ_keys(_names(organs) or ()),
+        label_names=label_names,
+        spellings=spellings,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
+    with shown_progress(quiet=quiet) as progress:
+        done = None if progress is None else _counted(progress)
+        result = run_evaluation(reference, prediction, out, options, done)
+    for case, error in result.failed.items():
+        tell(f"{case}: {error}")
+    summaries = {name: summarise_rows(rows) for name, rows in result.rows.items()}
+    means = {name: mean_over_organs(summary, "dsc") for name, summary in summaries.items()}
+    if as_json:
+        answer = {
+            "written": {purpose: str(path) for purpose, path in result.written.items()},
+            "failed": {case: str(error) for case, error in result.failed.items()},
+            "mean_dsc": {name: None if mean is None else mean[0] for name, mean in means.items()},
+        }
+        say(json.dumps(answer, ensure_ascii=False))
+    elif not quiet:
+        for name, summary in summaries.items():
+            for item in summary:
+                if "dsc" in item.measures:
+                    dsc = item.measures["dsc"]
+                    say(f"{name}: {item.organ:24} DSC {dsc.mean:.3f} (n {dsc.n})")
+            if (mean := means[name]) is not None:
+                say(f"{name}: mean over {mean[1]} organs {mean[0]:.3f}")
+        for path in result.written.values():
+            say(f"written {path}")
+    return FAILED if result.failed else DONE
+
+
+def _counted(progress: CaseProgress) -> Callable[[int, int, str], None]:
+    return lambda done, count, case: progress("evaluation", case, done / count, None)
 
 
 @models.command("list")
@@ -305,6 +373,9 @@ def train(
     config: Annotated[Path | None, typer.Option(help="Configuration file (TOML) instead of a preset.")] = None,
     stage: Annotated[str | None, typer.Option(help="Stop after this stage: snet, sol, sos or joint.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from the weights of another run's stage, RUN/best-STAGE.pt.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: key=value, repeatable; stages.snet.steps=100.")
     ] = None,
@@ -334,9 +405,11 @@ def train(
             score = f", validation score {status['score']:.3f}" if "score" in status else ""
             tell(f"{status['state']} {status.get('stage', '')}: {share:.0%} of all steps{score}")
 
-    options = TrainingOptions(device, precision, max_hours, report)
+    options = TrainingOptions(device, precision, max_hours, init, report)
     source = f"--preset {preset}" if preset is not None else "--config CONFIG"
-    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *(f"--set {s}" for s in settings or ())])
+    start = [] if init is None else [f"--init {init.parent.name}/{init.name}"]
+    changed = [f"--set {s}" for s in settings or ()]
+    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *start, *changed])
     finished = run_training(chosen, data, out, options, resume=resume, until=stage, command=command)
     if not quiet and not as_json:
         say(f"{out}: {'finished' if finished else 'paused; go on with --resume'}")
@@ -365,4 +438,47 @@ def bundle(
         say(json.dumps({"name": made.spec.name, "folder": str(out), "metrics": made.spec.metrics}))
     elif not quiet:
         say(f"{made.spec.name}: written {out}")
+    return DONE
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("focusnet-demo"),
+    model: Annotated[str, typer.Option(help="Name or folder of a model of the phantom's organs.")] = "phantom22",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the phantom.")] = 7,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Make a phantom, segment it, measure the result, and write scene, picture and report."""
+    from focusnet_training.demo import run_demo
+
+    from focusnet.segment import SegmentOptions
+
+    _keep_memory()
+    with shown_progress(quiet=quiet) as progress:
+        told = None if progress is None else partial(progress, "demo")
+        result = run_demo(out, SegmentOptions(model, device=device, precision=precision), seed, told)
+    if as_json:
+        answer = {
+            "dsc": {row.organ: row.dsc for row in result.rows},
+            "mean_dsc": result.mean_dsc,
+            "mean_small_dsc": result.mean_small_dsc if result.small_organs else None,
+            "seconds": round(result.seconds, 1),
+            "written": [str(path) for path in result.files],
+        }
+        say(json.dumps(answer, ensure_ascii=False))
+    elif not quiet:
+        for row in result.rows:
+            small = "  (small organ)" if row.organ in result.small_organs else ""
+            say(f"{row.organ:24} DSC {'-' if row.dsc is None else f'{row.dsc:.3f}'}{small}")
+        say(f"mean over all organs {result.mean_dsc:.3f}")
+        if result.small_organs:
+            say(f"mean over the small organs {result.mean_small_dsc:.3f}")
+        for path in result.files:
+            say(f"written {path}")
+        say(f"{result.seconds:.0f} s")
+        tell(DISCLAIMER)
     return DONE

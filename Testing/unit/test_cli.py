@@ -55,6 +55,10 @@ def test_every_subcommand_has_help_quiet_and_verbose(focusnet):
         ["models", "verify"],
         ["models", "install"],
         ["phantom"],
+        ["evaluate"],
+        ["train"],
+        ["bundle"],
+        ["demo"],
     ):
         code, out, _ = focusnet(*words, "--help")
         assert code == 0
@@ -288,3 +292,19 @@ def test_python_m_is_the_same_command():
         [sys.executable, "-m", "focusnet", "--version"], capture_output=True, text=True, env=environment()
     )
     assert (done.returncode, done.stdout) == (0, f"focusnet {__version__}\n")
+
+
+def test_evaluating_writes_tables_and_a_report(focusnet, ct_file, tiny_model, tmp_path):
+    for name in ("one", "two"):
+        assert focusnet("segment", ct_file, "-o", tmp_path / name, "--model", tiny_model, "-q")[0] == 0
+    arguments = ["evaluate", "--reference", tmp_path / "one", "--prediction", tmp_path / "two", "-o", tmp_path / "eval"]
+    code, out, _ = focusnet(*arguments, "--jobs", 1)
+    assert code == 0
+    assert any(line.startswith("prediction: mean over") and line.endswith(" 1.000") for line in out)
+    assert {"metrics.csv", "metrics.json", "report.html"} <= {path.name for path in (tmp_path / "eval").iterdir()}
+    code, _, err = focusnet(*arguments, "-q")
+    assert code == 2
+    assert err[0].startswith("E_OUTPUT_EXISTS: ")
+    code, out, _ = focusnet(*arguments, "--overwrite", "--json", "-q", "--jobs", 1, "--organs", "brain stem")
+    assert code == 0
+    assert json.loads(out[0])["mean_dsc"] == {"prediction": 1.0}
