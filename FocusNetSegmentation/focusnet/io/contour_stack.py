@@ -25,8 +25,9 @@ Mask = NDArray[np.bool_]
 SNAP_SLICES = 0.1  # a plane this close to a slice is that slice's, whatever its last digits say
 SAME_PLANE_SLICES = 0.05
 OPEN_GAP = 1.5
+WIDEST_SLICES_MM = 5.0
 CROSSING_SHARE = 0.02
-MAX_TOLERANCE_PIXELS = 0.25
+MAX_TOLERANCE_PIXELS = 1.0
 MAX_FINE_VOXELS = 6e7
 LEVEL_RANGE = (0.3, 0.7)
 
@@ -36,8 +37,9 @@ class Spacing:
     """Rules for the distance of contour planes.
 
     Attributes:
-        planes_mm: Distance of neighbouring contour planes, where known; else the usual distance within the stack, or
-            with fewer than four planes the distance of the grid's slices.
+        planes_mm: Distance of neighbouring contour planes, where known; else the usual distance within the stack. With
+            fewer than four planes that is the least distance of two of them if it could be one of slices, else the
+            distance of the grid's slices.
         bridge_mm: Planes up to this distance apart are joined, whatever the usual distance.
     """
 
@@ -137,8 +139,8 @@ def slice_contours(
     Args:
         membership: ``(z, y, x)`` mask or degrees of membership; the contour runs at 0.5.
         geometry: Grid.
-        tolerance_mm: Greatest distance between the given contour and the one through the voxel edges; at most a
-            quarter of a pixel is taken.
+        tolerance_mm: Greatest distance between the given contour and the one through the voxel edges; at most one
+            pixel is taken.
         keyholes: Join holes to their outline by channels of zero width; else give them as contours of their own.
 
     Returns:
@@ -162,19 +164,6 @@ def slice_contours(
     return stack
 
 
-def volume_level(values: NDArray[np.floating], count: float, limits: tuple[float, float] | None = LEVEL_RANGE) -> float:
-    """Level that about ``count`` values reach, kept within limits.
-
-    Interpolating a mask and cutting it at 0.5 makes round structures smaller; cutting it where the sum of the values
-    is kept does not.
-    """
-    wanted = int(np.clip(round(count), 0, values.size))
-    if wanted == 0:
-        return limits[1] if limits else float(np.nextafter(values.max(), np.inf))
-    level = float(np.partition(values, values.size - wanted, axis=None)[values.size - wanted])
-    return float(np.clip(level, *limits)) if limits else level
-
-
 def _fill_in_slices(contours: list[Contour], geometry: Geometry, spacing: Spacing) -> Filled:
     index = [geometry.world_to_index(points) for points in contours]
     in_plane = np.concatenate(index)[:, 1:]
@@ -188,7 +177,7 @@ def _fill_in_slices(contours: list[Contour], geometry: Geometry, spacing: Spacin
 
     step = slice_normal(geometry)[1]
     gaps = np.diff(positions)
-    usual = _usual_gap(gaps) if spacing.planes_mm is None else spacing.planes_mm / step
+    usual = _usual_gap(gaps, step) if spacing.planes_mm is None else spacing.planes_mm / step
     is_open = gaps > max(OPEN_GAP * usual, spacing.bridge_mm / step)
     half = np.where(is_open, usual, gaps) / 2
     below, above = np.append(usual / 2, half), np.append(half, usual / 2)
@@ -227,7 +216,7 @@ def _fill_across(contours: list[Contour], geometry: Geometry, spacing: Spacing) 
     planes = np.sort([points[:, 2].mean() for points in local])
     gaps = np.diff(planes)
     step = slice_normal(geometry)[1]
-    usual = spacing.planes_mm or _usual_gap(gaps[gaps > SAME_PLANE_SLICES * step] / step) * step
+    usual = spacing.planes_mm or _usual_gap(gaps[gaps > SAME_PLANE_SLICES * step] / step, step) * step
 
     pixel = min(geometry.spacing_xyz) / 2
     layer = usual / np.ceil(usual / min(geometry.spacing_xyz))
@@ -246,7 +235,9 @@ def _fill_across(contours: list[Contour], geometry: Geometry, spacing: Spacing) 
     start = np.clip(np.floor(index.min(axis=0)) - 1, 0, np.subtract(geometry.shape_zyx, 1)).astype(int)
     stop = np.clip(np.ceil(index.max(axis=0)) + 2, start + 1, geometry.shape_zyx).astype(int)
     box = Box(tuple(start.tolist()), tuple(stop.tolist()))
-    padded = Volume(np.pad(filled.mask, 1).astype(np.float32), part.pad((1, 1, 1), (1, 1, 1)))
+    # Room for the smoothing before the resampling, which must not lose volume at the edge of the fine grid.
+    room = int(np.ceil(1.5 * max(geometry.spacing_xyz) / min(part.spacing_xyz)))
+    padded = Volume(np.pad(filled.mask, room).astype(np.float32), part.pad((room,) * 3, (room,) * 3))
     share = resample(padded, geometry.crop(box), fill=0.0).array
     return Filled(box, _fullest(share, float(share.sum())), float(share.sum()) * geometry.voxel_volume_ml, notes=notes)
 
@@ -267,8 +258,10 @@ def _planes(index: list[Contour], corner: NDArray[np.intp]) -> tuple[NDArray[np.
     return np.array([np.mean(plane) for plane in positions]), polygons
 
 
-def _usual_gap(gaps: NDArray[np.float64]) -> float:
-    return float(np.median(gaps)) if gaps.size >= 3 else 1.0
+def _usual_gap(gaps: NDArray[np.float64], step_mm: float) -> float:
+    if gaps.size >= 3:
+        return float(np.median(gaps))
+    return float(gaps.min()) if gaps.size and gaps.min() * step_mm <= WIDEST_SLICES_MM else 1.0
 
 
 def _numbers(start: float, stop: float, slices: int) -> NDArray[np.intp]:
@@ -291,8 +284,16 @@ def _between(
 
 
 def _fullest(values: NDArray[np.floating], count: float, limits: tuple[float, float] | None = LEVEL_RANGE) -> Mask:
-    """Elements above the level that leaves as near as can be ``count`` of them, the level kept within limits."""
-    level = volume_level(values, count, limits)
+    """Elements above the level that leaves as near as can be ``count`` of them, the level kept within limits.
+
+    Interpolating a mask and cutting it at 0.5 makes round structures smaller; cutting it where its sum is kept doesn't.
+    """
+    wanted = int(np.clip(round(count), 0, values.size))
+    if wanted == 0:
+        return np.zeros(values.shape, dtype=bool)
+    level = float(np.partition(values, values.size - wanted, axis=None)[values.size - wanted])
+    if limits is not None:
+        level = float(np.clip(level, *limits))
     with_ties, without = values >= level, values > level
     return without if count - without.sum() < with_ties.sum() - count else with_ties
 

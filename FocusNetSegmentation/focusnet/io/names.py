@@ -5,13 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pydicom
+from pydicom.uid import SegmentationStorage
+
 from focusnet import organs
 from focusnet.errors import FocusNetError
+from focusnet.io.dicom_headers import is_dicom
+from focusnet.io.rtstruct_parse import parse_rtstruct
+from focusnet.io.segmentation import read_segmentation
 
 COLUMNS = ("name", "organ")
 
@@ -33,6 +40,29 @@ class NameMatch:
     tg263: str | None
     source: Literal["table", "catalogue"] | None
     suggestions: tuple[str, ...] = ()
+
+
+def structure_names(path: str | Path) -> list[str]:
+    """Names of the structures in a file, in order; no image is needed.
+
+    Args:
+        path: RTSTRUCT or DICOM SEG file, ``.seg.nrrd``, or a label map with its ``NAME.labels.json``.
+
+    Raises:
+        FocusNetError: As the reader of that kind of file.
+    """
+    path = Path(path)
+    if not is_dicom(path):
+        return read_segmentation(path).names
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            header = pydicom.dcmread(path, specific_tags=["SOPClassUID", "SegmentSequence"], stop_before_pixels=True)
+            if header.get("SOPClassUID") == SegmentationStorage:
+                return [str(item.get("SegmentLabel", "")) for item in header.get("SegmentSequence") or ()]
+        except Exception as error:  # the parser may stumble over anything in a damaged file
+            raise FocusNetError("E_UNREADABLE", "The file is damaged or truncated; copy it again.") from error
+    return [roi.name for roi in parse_rtstruct(path).rois]
 
 
 def match_names(names: Iterable[str], table: Mapping[str, str] | None = None) -> list[NameMatch]:

@@ -25,6 +25,7 @@ from focusnet.io.dicom_headers import is_dicom
 CLOSED_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 FARTHEST_MM = 1e4
 THINNEST_MM = 1e-3
+UNDEFINED = 0xFFFFFFFF
 
 
 @dataclass(eq=False)
@@ -80,6 +81,7 @@ def parse_rtstruct(path: str | Path) -> RawStructureSet:
         try:
             dataset = pydicom.dcmread(path, force=True)
             _check_kind(dataset)
+            _check_whole(dataset)
             frames, series_uids = _references(dataset)
             rois = _rois(dataset, next(iter(frames)) if len(frames) == 1 else None)
             label = _text(dataset.get("StructureSetLabel"))
@@ -118,6 +120,16 @@ def _check_kind(dataset: Dataset) -> None:
         return
     what = "no DICOM object" if kind is None else f"a DICOM object of modality {modality or 'unknown'}"
     raise FocusNetError("E_NOT_RTSTRUCT", f"The file is {what}, not an RT structure set; give the RTSTRUCT file.")
+
+
+def _check_whole(dataset: Dataset) -> None:
+    """Refuse a file that ends within an element: pydicom reads it without the rest."""
+    for element in dataset.values():
+        value = element.value
+        if isinstance(element, RawDataElement) and isinstance(value, bytes) and len(value) < element.length < UNDEFINED:
+            raise FocusNetError(
+                "E_UNREADABLE", "The structure set is truncated, so contours are missing; copy it again."
+            )
 
 
 def _references(dataset: Dataset) -> tuple[frozenset[str], tuple[str, ...]]:

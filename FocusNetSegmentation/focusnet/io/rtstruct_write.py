@@ -56,8 +56,9 @@ class RTStructOptions:
         holes: ``keyhole`` joins holes to their outline by a channel of zero width (read by every planning system);
             ``inner`` writes them as closed contours of their own, ``xor`` the same under the type that the standard
             has for it since 2019.
-        tolerance_mm: Greatest distance between the written contours and those through the voxel edges; at most a
-            quarter of a pixel is taken.
+        tolerance_mm: Greatest distance between the written contours and those through the voxel edges; at most one
+            pixel is taken. Up to a quarter of a pixel the mask comes back voxel for voxel; from half a pixel on the
+            steps of the voxels are smoothed out, with a third of the points.
         provenance: Model that made the masks.
     """
 

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.optimize import brentq
 
 from focusnet import __version__, organs
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, resample
-from focusnet.io.contour_stack import volume_level
+from focusnet.io.contour_stack import LEVEL_RANGE
+from focusnet.io.contours import signed_area
 from focusnet.io.dicom import SeriesReference
 from focusnet.io.segmentation import Segment, Segmentation
+from focusnet.io.tracing import trace
 
 MANUFACTURER = "SlicerFocusNet"
 SAME_PLANE_SLICES = 0.1
@@ -270,13 +273,28 @@ def _resampled(mask: NDArray[np.bool_], geometry: Geometry, native: Geometry) ->
     corners = geometry.index_to_world(np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))
     index = native.world_to_index(corners)
     start, stop = np.floor(index.min(axis=0)).astype(int), np.ceil(index.max(axis=0)).astype(int) + 1
+    is_whole = start[0] >= 0 and stop[0] <= native.shape_zyx[0]
     start[0], stop[0] = max(start[0], 0), min(stop[0], native.shape_zyx[0])
     if stop[0] <= start[0]:
         return None
     target = native.crop(Box(tuple(start.tolist()), tuple(stop.tolist())))
     source = Volume(np.pad(mask, 1).astype(np.float32), geometry.pad((1, 1, 1), (1, 1, 1)))
     share = resample(source, target, fill=0.0, antialias=False).array
-    membership = share + np.float32(0.5 - volume_level(share, float(share.sum())))
+    volume_ratio = geometry.voxel_volume_ml / target.voxel_volume_ml
+    voxels = np.count_nonzero(mask) * volume_ratio if is_whole else float(share.sum())
+    membership = share + np.float32(0.5 - _contour_level(share, voxels))
     if not (membership > 0.5).any():
         return None
     return Placed(membership, target, np.arange(start[0], stop[0]))
+
+
+def _contour_level(share: NDArray[np.float32], voxels: float) -> float:
+    """Level whose contours enclose the given volume; interpolated shapes cut at 0.5 would come out too small."""
+
+    def excess(level: float) -> float:
+        return sum(signed_area(polygon) for plane in share for polygon in trace(plane + (0.5 - level))) - voxels
+
+    low, high = LEVEL_RANGE
+    if excess(low) <= 0:
+        return low
+    return high if excess(high) >= 0 else float(brentq(excess, low, high, xtol=1e-3))

@@ -52,8 +52,8 @@ def trace(membership: NDArray[np.float32] | NDArray[np.bool_]) -> list[Polygon]:
 def simplify(polygons: Sequence[Polygon], tolerance: float) -> list[Polygon]:
     """Leave out vertices so that no contour moves by more than ``tolerance``.
 
-    In each round the vertices that lie close to the chord of their neighbours go, no two neighbours at once. Each edge
-    carries a bound on its distance from the original contour, and the sum of bounds never exceeds the tolerance.
+    In each round those vertices go that leave all original vertices between their neighbours close to the new edge, no
+    two neighbours at once.
 
     Args:
         polygons: Polygons of at least three vertices, in any unit (isotropic).
@@ -137,17 +137,22 @@ def _positions(loop: NDArray[np.intp], field: NDArray[np.float64]) -> Polygon:
 
 
 def _simplify_one(polygon: Polygon, tolerance: float) -> Polygon:
-    moved = np.zeros(len(polygon))  # bound for the edge that starts at each vertex
+    count = len(polygon)
+    kept = np.arange(count)
     for limit in (1e-9, tolerance):
-        while len(polygon) > 3:
-            before, after = np.roll(polygon, 1, axis=0), np.roll(polygon, -1, axis=0)
-            merged = _distance_to_segment(polygon, before, after) + np.maximum(np.roll(moved, 1), moved)
-            leaving = _every_other(np.flatnonzero(merged <= limit), len(polygon))
+        while len(kept) > 3:
+            before, after = np.roll(kept, 1), np.roll(kept, -1)
+            # Each vertex with all original ones between its neighbours, itself among them.
+            between = (after - before) % count - 1
+            first = np.cumsum(between) - between
+            vertex = np.repeat(np.arange(len(kept)), between)
+            original = (before[vertex] + 1 + np.arange(len(vertex)) - first[vertex]) % count
+            moved = _distance_to_segment(polygon[original], polygon[before[vertex]], polygon[after[vertex]])
+            leaving = _every_other(np.flatnonzero(np.maximum.reduceat(moved, first) <= limit), len(kept))
             if leaving.size == 0:
                 break
-            moved[leaving - 1] = merged[leaving]
-            polygon, moved = np.delete(polygon, leaving, axis=0), np.delete(moved, leaving)
-    return polygon
+            kept = np.delete(kept, leaving)
+    return polygon[kept]
 
 
 def _every_other(candidates: NDArray[np.intp], count: int) -> NDArray[np.intp]:
