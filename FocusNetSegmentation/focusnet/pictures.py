@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 PIXEL_MM = 0.75
 INNER_SHARE = 0.15
 WINDOW_HU = (-160.0, 240.0)
-BODY_HU = -300.0
-BORDER_MM = 8.0
+BORDER_MM = 65.0
 HEIGHT_INCHES = 6.0
 LEGEND_INCHES = 1.8
 
@@ -80,7 +79,7 @@ def contour_views(
     guide = found if found.parts or reference is None else reference
     if not guide.parts:
         raise FocusNetError("E_EMPTY_IMAGE", "No organ has a voxel, so there is no contour to draw.")
-    bounds = _body_bounds(volume)
+    bounds = _bounds(volume, guide)
     extent = bounds[1] - bounds[0]
     widths = [HEIGHT_INCHES * extent[view.across] / max(extent[v.down] for v in VIEWS) for view in VIEWS]
     figure = Figure(figsize=(sum(widths) + 0.4, HEIGHT_INCHES + LEGEND_INCHES + 0.5), facecolor="black")
@@ -150,17 +149,16 @@ def _best_position(found: _Organs, view: View) -> float:
     return float(np.median(positions[stretches == longest]))
 
 
-def _body_bounds(volume: Volume) -> NDArray[np.float64]:
-    """Least and greatest LPS position (mm) of what is denser than air, with a border, inside the scan; (2, 3)."""
+def _bounds(volume: Volume, found: _Organs) -> NDArray[np.float64]:
+    """Least and greatest LPS position (mm) of the organs with what lies round them in the scan; (2, 3)."""
+    extents = np.stack(list(found.extents_mm.values()))
     low, high = volume.geometry.world_bounds()
-    step = max(1, round(4.0 / min(volume.geometry.spacing_zyx)))
-    dense = ndimage.binary_opening(volume.array[::step, ::step, ::step] > BODY_HU)
-    if not dense.any():
-        return np.stack([low, high])
-    labels, _ = ndimage.label(dense)
-    body = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    places = volume.geometry.index_to_world(np.argwhere(body) * step)
-    return np.stack([np.maximum(low, places.min(axis=0) - BORDER_MM), np.minimum(high, places.max(axis=0) + BORDER_MM)])
+    return np.stack(
+        [
+            np.maximum(low, extents[:, 0].min(axis=0) - BORDER_MM),
+            np.minimum(high, extents[:, 1].max(axis=0) + BORDER_MM),
+        ]
+    )
 
 
 def _plane(view: View, position_mm: float, bounds: NDArray[np.float64]) -> Geometry:

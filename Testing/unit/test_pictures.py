@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from focusnet import organs
+from focusnet import organs, pictures
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, LabelMap, Volume
 from focusnet.pictures import contour_views
@@ -54,7 +54,9 @@ ORIENTATIONS = [
 
 
 @pytest.mark.parametrize(("permutation", "signs"), ORIENTATIONS)
-def test_left_is_right_and_head_is_up_in_every_orientation(tmp_path, permutation, signs):
+def test_left_is_right_and_head_is_up_in_every_orientation(tmp_path, monkeypatch, permutation, signs):
+    frame = np.array([(-80.0, -80.0, -80.0), (80.0, 80.0, 80.0)])
+    monkeypatch.setattr(pictures, "_bounds", lambda *_: frame)
     volume, labels = patient(geometry(permutation, signs))
     for key in CENTRES_MM:
         value = labels.label_of(key)
