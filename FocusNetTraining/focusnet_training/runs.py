@@ -20,10 +20,9 @@ from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.model_card import ModelCard, OrganScore, write_card
 from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
-from focusnet_training.validation import overlap_slices
+from focusnet_training.validation import overlap
 
 RUN_FILE = "run.json"
-IN_PLANE, IN_PLANE_OVERLAP = (240, 240), (48, 48)
 Told = Callable[[str], None]
 
 
@@ -122,8 +121,9 @@ def make_bundle(
         small_organs=small,
         spacing_mm_xyz=config.data.spacing_xyz,
         window_hu=config.data.window_hu,
-        chunk_shape_zyx=(config.data.chunk_zyx[0], *IN_PLANE),
-        overlap_zyx=(overlap_slices(config.data.chunk_zyx[0]), *IN_PLANE_OVERLAP),
+        # The shape seen in training: normalisation and channel gates depend on what else is in a piece.
+        chunk_shape_zyx=config.data.chunk_zyx,
+        overlap_zyx=overlap(config.data.chunk_zyx),
         roi_shape_zyx=config.network.roi_shape_zyx,
         training_data=dataset.statement,
     )

@@ -42,12 +42,14 @@ class TrainingOptions:
         device: ``auto``, ``cpu``, ``cuda[:n]`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``.
         max_hours: Stop cleanly after this time; resume goes on.
+        initial: Checkpoint of a stage (``best-STAGE.pt``) of a run with the same network, whose weights start this one.
         report: Called with the status after every report interval.
     """
 
     device: str = "auto"
     precision: str = "auto"
     max_hours: float = math.inf
+    initial: Path | None = None
     report: Report | None = None
 
 
@@ -76,6 +78,7 @@ class Trainer:
         cache: Path | None = None,
     ) -> None:
         self.config, self.folder, self.options = config, folder, options
+        self.initial_sha256: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.device = resolve_device(options.device)
         self.precision = resolve_precision(options.precision, self.device)
@@ -92,6 +95,8 @@ class Trainer:
         self.model = build_model(config, len(self.organs), len(self.small)).to(self.device)
         if self.device.type == "cpu":
             self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if options.initial is not None:
+            self._start_from(options.initial)
         self.ema = deepcopy(self.model).eval().requires_grad_(False) if config.ema_decay else None
         self.intensity = Intensity(config.data.window_hu)
         self.task = Task(
@@ -243,7 +248,7 @@ class Trainer:
             self.task.small_classes,
             stage=config.name,
             intensity=self.intensity,
-            chunk_depth=self.config.data.chunk_zyx[0],
+            chunk_zyx=self.config.data.chunk_zyx,
             device=self.device,
             precision=self.precision,
         )
@@ -265,8 +270,18 @@ class Trainer:
         self.stage_index, self.step, self.best = self.stage_index + 1, 0, -math.inf
         self._save(None)
 
+    def _start_from(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        try:
+            self.model.load_state_dict(state["model"])
+        except (KeyError, RuntimeError) as error:
+            raise FocusNetError(
+                "E_CHECKPOINT", f"{path.name} holds weights of another network; change --init."
+            ) from error
+        self.initial_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
     def _identity(self) -> dict[str, Any]:
-        return {"config": self.config.model_dump_json(), "data": self.data_hash}
+        return {"config": self.config.model_dump_json(), "data": self.data_hash, "initial": self.initial_sha256}
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         save_checkpoint(
@@ -287,6 +302,8 @@ class Trainer:
         difference = _difference(json.loads(state["config"]), json.loads(self.config.model_dump_json()))
         if state["data"] != self.data_hash:
             difference.append("the training data or label set")
+        if self.initial_sha256 not in (None, state["initial"]):
+            difference.append("the weights it starts from")
         if difference:
             raise FocusNetError(
                 "E_RESUME_MISMATCH", f"The run was started with other values of {', '.join(difference)}."
@@ -295,7 +312,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.stage_index, self.step = state["stage"], state["step"]
-        self.skipped, self.best = state["skipped"], state["best"]
+        self.skipped, self.best, self.initial_sha256 = state["skipped"], state["best"], state["initial"]
         self._optimizer_state = state["optimizer"]
 
     def _log(self, config: StageConfig, losses: dict[str, float], result: ValidationResult) -> None:

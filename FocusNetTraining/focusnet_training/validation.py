@@ -1,7 +1,8 @@
-"""Validation between steps: whole cases on the working grid, in overlapping 40-slice chunks as in inference."""
+"""Validation between steps: whole cases on the working grid, in overlapping chunks as in inference."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,6 @@ from torch import Tensor
 from focusnet_training.config import StageName
 from focusnet_training.datasets import PreparedCase
 
-CHUNK_MULTIPLE_ZYX = (2, 4, 4)
 PENALTY_MM = 30.0
 
 
@@ -46,7 +46,7 @@ def validate(
     *,
     stage: StageName,
     intensity: Intensity,
-    chunk_depth: int,
+    chunk_zyx: tuple[int, int, int],
     device: torch.device,
     precision: Precision,
 ) -> ValidationResult:
@@ -58,7 +58,7 @@ def validate(
     model.eval()
     for case in cases:
         with computing(device, precision):
-            probability, heatmaps, features, ct = predict_case(model, case, intensity, chunk_depth, device, localise)
+            probability, heatmaps, features, ct = predict_case(model, case, intensity, chunk_zyx, device, localise)
             if heatmaps is not None:
                 for k, value in enumerate(small_classes):
                     if case.scored[value - 1] and value in case.voxels:
@@ -81,34 +81,37 @@ def validate(
     return ValidationResult(float(score), mean_dsc, mean_error)
 
 
-def overlap_slices(chunk_depth: int) -> int:
-    """Slices that neighbouring chunks of a whole case have in common: a quarter."""
-    return chunk_depth // 4
+def overlap(chunk_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Voxels that neighbouring chunks of a whole case have in common: a quarter."""
+    z, y, x = (size // 4 for size in chunk_zyx)
+    return z, y, x
 
 
 def predict_case(
     model: FocusNetV2,
     case: PreparedCase,
     intensity: Intensity,
-    chunk_depth: int,
+    chunk_zyx: tuple[int, int, int],
     device: torch.device,
     localise: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
     """Blended class probabilities (C, D, H, W), heat maps (K, D, H, W), features and the padded CT (1, 1, D, H, W).
 
-    The arrays are padded at their ends to the chunk's depth and multiples of (2, 4, 4); heat maps and features are None
-    unless ``localise``.
+    The chunks have the shape of training, since normalisation and channel gates depend on it; a smaller case is padded
+    with air at its ends. Heat maps and features are None unless ``localise``.
     """
     ct = torch.from_numpy(intensity(np.asarray(case.ct, np.float32))).to(device)[None, None]
-    depth, height, width = (-(-n // m) * m for n, m in zip(case.ct.shape, CHUNK_MULTIPLE_ZYX, strict=True))
-    pad = (max(depth, chunk_depth) - ct.shape[2], height - ct.shape[3], width - ct.shape[4])
+    pad = [max(chunk - size, 0) for chunk, size in zip(chunk_zyx, ct.shape[2:], strict=True)]
     ct = F.pad(ct, (0, pad[2], 0, pad[1], 0, pad[0]), value=-1.0)
-    overlap = overlap_slices(chunk_depth)
-    weights = torch.from_numpy(piece_weights(chunk_depth, overlap)).to(device)[:, None, None]
+    shared = overlap(chunk_zyx)
+    ramps = [torch.from_numpy(piece_weights(n, o)).to(device) for n, o in zip(chunk_zyx, shared, strict=True)]
+    weights = ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
     totals: list[Tensor | None] = [None, None, None]
-    weight_sum = torch.zeros(ct.shape[2], 1, 1, device=device)
-    for z in piece_starts(ct.shape[2], chunk_depth, overlap):
-        chunk = ct[:, :, z : z + chunk_depth].contiguous(memory_format=torch.channels_last_3d)
+    weight_sum = torch.zeros(ct.shape[2:], device=device)
+    starts = (piece_starts(n, c, o) for n, c, o in zip(ct.shape[2:], chunk_zyx, shared, strict=True))
+    for start in itertools.product(*starts):
+        z, y, x = (slice(s, s + c) for s, c in zip(start, chunk_zyx, strict=True))
+        chunk = ct[:, :, z, y, x].contiguous(memory_format=torch.channels_last_3d)
         if localise:
             output = model(chunk)
             parts = [output.logits.float().softmax(1), output.heatmaps, output.features]
@@ -120,8 +123,8 @@ def predict_case(
             total = totals[i]
             if total is None:
                 total = totals[i] = torch.zeros(part.shape[1], *ct.shape[2:], device=device)
-            total[:, z : z + chunk_depth] += part[0].float() * weights
-        weight_sum[z : z + chunk_depth] += weights
+            total[:, z, y, x] += part[0].float() * weights
+        weight_sum[z, y, x] += weights
     for total in totals:
         if total is not None:
             total /= weight_sum
