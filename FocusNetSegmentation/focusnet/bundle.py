@@ -8,12 +8,10 @@ unpickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
-import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,19 +24,16 @@ from focusnet import __version__, organs
 from focusnet.errors import FocusNetError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 SPEC_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "MODEL_CARD.md"
 FILE_LIMITS = {SPEC_NAME: 2**20, WEIGHTS_NAME: 2**30, CARD_NAME: 2**22}
-MAX_HEADER_BYTES = 2**23
 
 Positive = Annotated[int, Field(gt=0, le=4096)]
 PositiveTriple = tuple[Positive, Positive, Positive]
 Precision = Literal["fp32", "fp16", "bf16"]
-_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
 class Architecture(BaseModel):
@@ -197,8 +192,16 @@ def load_bundle(folder: Path | str) -> Bundle:
             f"{WEIGHTS_NAME} of '{spec.name}' is not the file that {SPEC_NAME} describes "
             f"({len(data)} bytes, expected {spec.weights.bytes}, SHA-256 compared); get the bundle again.",
         )
-    header = _safetensors_header(data, spec.name)
-    return Bundle(folder, spec, _build_with_weights(spec, header, data))
+    from focusnet import bundle_weights
+
+    network = bundle_weights.unpack(spec.name, spec.architecture.name, spec.architecture.arguments, data)
+    roi_shape = getattr(network, "roi_shape_zyx", None)
+    if spec.small_organs and roi_shape != spec.roi_shape_zyx:
+        raise FocusNetError(
+            "E_BUNDLE_SCHEMA",
+            f"The network of '{spec.name}' has ROIs of {roi_shape} voxels, not of {spec.roi_shape_zyx}.",
+        )
+    return Bundle(folder, spec, network)
 
 
 def save_bundle(
@@ -227,25 +230,17 @@ def save_bundle(
         FocusNetError: ``E_OUTPUT_EXISTS`` when the folder is there, ``E_BUNDLE_FORMAT`` when the weights are not finite
             in ``precision`` or do not belong to the architecture.
     """
-    import safetensors
-    import safetensors.torch
-    import torch
+    from focusnet import bundle_weights
 
     folder = Path(folder)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    state = {
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
-        for name, tensor in network.state_dict().items()
-    }
-    data = safetensors.torch.save(state)
+    data = bundle_weights.pack(network, precision)
     spec = BundleSpec(
         **model.model_dump(exclude=set(BundleSpec.model_fields) - set(ModelSpec.model_fields)),
         created=datetime.now(UTC).replace(microsecond=0),
         software={
             "slicer-focusnet": __version__,
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "safetensors": safetensors.__version__,
+            **bundle_weights.software(),
         },
         weights=Weights(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), precision=precision),
     )
@@ -288,79 +283,3 @@ def _read(folder: Path, name: str) -> bytes:
             f"{name} of '{folder.name}' has {path.stat().st_size} bytes, at most {FILE_LIMITS[name]} are read.",
         )
     return path.read_bytes()
-
-
-def _safetensors_header(data: bytes, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of each tensor; the header must describe exactly the bytes that follow it."""
-
-    def refuse(why: str) -> FocusNetError:
-        return FocusNetError("E_BUNDLE_FORMAT", f"{WEIGHTS_NAME} of '{name}' {why}; get the bundle again.")
-
-    if data[:2] == b"PK" or data[:1] == b"\x80":
-        raise refuse("is a pickle or zip archive, which is never read")
-    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else -1
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
-        raise refuse("has a truncated or oversized header")
-    try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"))
-        header.pop("__metadata__", None)
-        tensors = {k: (v["dtype"], tuple(v["shape"]), tuple(v["data_offsets"])) for k, v in header.items()}
-        position = 0
-        for dtype, shape, (start, stop) in sorted(tensors.values(), key=lambda entry: entry[2]):
-            if start != position or stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
-                raise refuse("has a header that does not fit its content")
-            position = stop
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise refuse("has no valid safetensors header") from None
-    if position != len(data) - 8 - length:
-        raise refuse("has a header that does not fit its content")
-    return {k: (dtype, shape) for k, (dtype, shape, _) in tensors.items()}
-
-
-def _build_with_weights(spec: BundleSpec, header: Mapping[str, tuple[str, tuple[int, ...]]], data: bytes) -> nn.Module:
-    """The architecture with the stored weights, float32, evaluation mode."""
-    import safetensors.torch
-    import torch
-
-    from focusnet.networks import builders
-
-    def build() -> nn.Module:
-        return builders.build(spec.architecture.name, **spec.architecture.arguments)
-
-    try:
-        with torch.device("meta"):  # shapes only: a hostile description allocates nothing
-            skeleton = build()
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise FocusNetError("E_BUNDLE_SCHEMA", f"The architecture of '{spec.name}' cannot be built: {error}") from None
-    roi_shape = getattr(skeleton, "roi_shape_zyx", None)
-    if spec.small_organs and roi_shape != spec.roi_shape_zyx:
-        raise FocusNetError(
-            "E_BUNDLE_SCHEMA",
-            f"The network of '{spec.name}' has ROIs of {roi_shape} voxels, not of {spec.roi_shape_zyx}.",
-        )
-    wanted = skeleton.state_dict()
-    _compare(spec.name, header, wanted)
-    state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in safetensors.torch.load(data).items()
-    }
-    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise FocusNetError("E_BUNDLE_FORMAT", f"{WEIGHTS_NAME} of '{spec.name}' holds values that are not finite.")
-    with torch.random.fork_rng(devices=[]):
-        network = build()
-    network.load_state_dict(state, strict=True)
-    return network.eval().requires_grad_(False)
-
-
-def _compare(name: str, header: Mapping[str, tuple[str, tuple[int, ...]]], wanted: Mapping[str, Tensor]) -> None:
-    for key in sorted(set(header) ^ set(wanted)):
-        problem = "has no place in the architecture" if key in header else "is missing"
-        raise FocusNetError("E_BUNDLE_FORMAT", f"Tensor '{key}' of '{name}' {problem}; weights of another network?")
-    for key, (dtype, shape) in header.items():
-        fits = dtype in _STORED if wanted[key].is_floating_point() else dtype == "I64"
-        if not fits or shape != tuple(wanted[key].shape):
-            raise FocusNetError(
-                "E_BUNDLE_FORMAT",
-                f"Tensor '{key}' of '{name}' is {dtype} {list(shape)}, "
-                f"the architecture has {str(wanted[key].dtype).removeprefix('torch.')} {list(wanted[key].shape)}.",
-            )

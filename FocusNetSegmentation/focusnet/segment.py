@@ -349,10 +349,9 @@ def _ending_workers(pool: ProcessPoolExecutor) -> Iterator[None]:
 
 
 def _start_worker(options: SegmentOptions, threads: int) -> None:
-    """The parent decides when to stop; being ended must still clear away half-written files."""
+    """Make the predictor once; the parent decides when to stop."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     import torch
 
     from focusnet.devices import keep_memory
@@ -360,6 +359,8 @@ def _start_worker(options: SegmentOptions, threads: int) -> None:
     keep_memory()
     torch.set_num_threads(threads)
     _worker = (make_predictor(options), options)
+    # From here on being ended must clear away half-written files.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 def _work(case: Case, outputs: list[Output]) -> CaseResult:

@@ -299,3 +299,12 @@ def test_a_failed_save_leaves_the_old_bundle_and_no_scraps(copy, tiny_bundle):
         save_bundle(copy, tiny_bundle.spec, wrong, "new", overwrite=True)
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
     load_bundle(copy)
+
+
+def test_loading_needs_no_compiler_of_torch(tiny_bundle):
+    """Initialising tensors without storage would import torch's compiler, which takes longer than all the rest."""
+    script = (
+        f"import sys; from focusnet.bundle import load_bundle; load_bundle({str(tiny_bundle.folder)!r}); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path)})
