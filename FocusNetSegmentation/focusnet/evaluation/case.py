@@ -128,7 +128,7 @@ def describe(geometry: Geometry) -> str:
 
 
 def evaluate_case(
-    reference: Labelled, prediction: Labelled, case: str, settings: CaseSettings = CaseSettings()
+    reference: Labelled, prediction: Labelled, case: str, settings: CaseSettings | None = None
 ) -> list[Row]:
     """Measure every organ of one case.
 
@@ -147,8 +147,9 @@ def evaluate_case(
     return measure(lay_over(reference, prediction), case, settings)
 
 
-def measure(pair: Pair, case: str, settings: CaseSettings = CaseSettings()) -> list[Row]:
+def measure(pair: Pair, case: str, settings: CaseSettings | None = None) -> list[Row]:
     """Rows of two scans that are laid over each other (see :func:`evaluate_case`)."""
+    settings = settings or CaseSettings()
     if settings.organs is None:
         wanted = {*pair.reference.masks, *pair.prediction.masks}
     else:

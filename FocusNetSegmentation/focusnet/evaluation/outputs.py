@@ -25,7 +25,7 @@ from focusnet.evaluation.job import CaseOutcome
 from focusnet.evaluation.localisation import LOCALISATION_LIMITS_MM
 from focusnet.evaluation.statistics import Contest, PairedTest
 from focusnet.evaluation.summary import OrganSummary, summarise_rows
-from focusnet.evaluation.tables import latex, markdown, paper_table
+from focusnet.evaluation.tables import latex, markdown_tables, paper_table
 from focusnet.io.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -74,15 +74,19 @@ def write_outputs(result: EvaluationResult, folder: Path) -> dict[str, Path]:
     _remove_earlier(folder)
     first, *others = result.rows
     tables = {METRICS_CSV: _rows_csv(result.rows[first])}
-    tables |= {f"metrics_{_slug(method)}.csv": _rows_csv(result.rows[method]) for method in others}
     if result.observer:
         tables["metrics_observer.csv"] = _rows_csv(result.observer)
+    for number, method in enumerate(others, start=2):
+        name = f"metrics_{_slug(method)}.csv"
+        tables[name if name not in tables else f"metrics_{number}.csv"] = _rows_csv(result.rows[method])
     if result.tests:
         tables["comparison.csv"] = _tests_csv(result.tests)
     written = {name: _write_text(folder / name, _as_csv(table)) for name, table in tables.items()}
-    paper = paper_table(result.rows, result.tests)
     for kind in result.options.tables:
-        text = markdown(paper) if kind == "markdown" else latex(paper)
+        if kind == "markdown":
+            text = markdown_tables(result.rows, result.tests)
+        else:
+            text = latex(paper_table(result.rows, result.tests))
         written[TABLE_FILES[kind]] = _write_text(folder / TABLE_FILES[kind], text)
     written[REPORT_HTML] = _write_text(folder / REPORT_HTML, render_report(result))
     content = as_json(result) | {"files": [*written, METRICS_JSON]}

@@ -77,8 +77,29 @@ def make_overlays(jobs: Mapping[str, CaseJob], rows: Sequence[Row], method: str)
         job = jobs[case]
         pair = lay_over(read_case(job.reference, job.reading), read_case(job.predictions[method], job.reading))
         ct = None if job.reading.ct is None else read_volume(job.reading.ct)
-        pictures |= {row: _both_views(pair, row, ct) for row in rows if row.case == case}
+        pictures |= {row: worst_views(pair, row, ct) for row in rows if row.case == case}
     return [pictures[row] for row in rows]
+
+
+def worst_views(pair: Pair, row: Row, ct: Volume | None = None) -> tuple[Overlay, Overlay]:
+    """The worst axial slice, and the coronal slice with most differing voxels with that axial slice marked.
+
+    Raises:
+        ValueError: The row has no worst slice.
+    """
+    if row.worst_slice is None:
+        raise ValueError(f"{row.organ} of {row.case} is {row.state} and has no worst slice.")
+    masks = pair.masks(row.organ)
+    box = _union(masks)
+    empty = np.zeros(box.shape_zyx, dtype=bool)
+    reference, prediction = (empty if mask is None else mask.on(box) for mask in masks)
+    axis = _axis(pair.grid, CORONAL.normal)
+    differing = np.count_nonzero(reference ^ prediction, axis=tuple(a for a in range(3) if a != axis))
+    coronal = cut(pair, row.organ, CORONAL, box.start_zyx[axis] + int(np.argmax(differing)), ct)
+    return (
+        cut(pair, row.organ, AXIAL, row.worst_slice, ct),
+        replace(coronal, level=_level(pair.grid, row.worst_slice, box)),
+    )
 
 
 def cut(pair: Pair, organ: str, view: View, position: int, ct: Volume | None = None) -> Overlay:
@@ -111,7 +132,9 @@ def draw(picture: Overlay) -> str:
     rows, columns = picture.reference.shape
     dy, dx = picture.spacing_mm
     width, height = columns * dx, rows * dy
-    pixel = max(width, height) / PICTURE_PX
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    pixel = side / PICTURE_PX
     dark = picture.ct_hu is not None
     ink = "#fff" if dark else INK
     parts = [f'<rect width="{width:.2f}" height="{height:.2f}" fill="{"#000" if dark else "#fff"}"/>']
@@ -133,20 +156,20 @@ def draw(picture: Overlay) -> str:
             f'<path d="M0 {(picture.level + 0.5) * dy:.2f}h{width:.2f}" stroke="{ink}" stroke-opacity=".55" '
             f'stroke-width="{pixel:.3f}" stroke-dasharray="{4 * pixel:.2f} {4 * pixel:.2f}"/>'
         )
-    bar = next(length for length in (100, 50, 20, 10, 5, 2, 1) if length <= 0.4 * width)
-    size, edge, foot = 11 * pixel, 6 * pixel, height - 7 * pixel
-    sides = ((edge, "start", OPPOSITE[picture.view.right]), (width - edge, "end", picture.view.right))
+    bar = next(length for length in (100, 50, 20, 10, 5, 2, 1) if length <= 0.4 * side)
+    size, edge, foot = 11 * pixel, left + 6 * pixel, top + side - 7 * pixel
+    sides = ((edge, "start", OPPOSITE[picture.view.right]), (left + side - 6 * pixel, "end", picture.view.right))
     parts += [
         f'<path d="M{edge:.2f} {foot:.2f}h{bar}" stroke="{ink}" stroke-width="{2 * pixel:.3f}"/>',
         f'<text x="{edge:.2f}" y="{foot - 4 * pixel:.2f}" font-size="{size:.2f}" fill="{ink}">{bar} mm</text>',
         *(
-            f'<text x="{x:.2f}" y="{size + edge / 2:.2f}" font-size="{size:.2f}" fill="{ink}" '
+            f'<text x="{x:.2f}" y="{top + 14 * pixel:.2f}" font-size="{size:.2f}" fill="{ink}" '
             f'text-anchor="{anchor}">{side}</text>'
             for x, anchor, side in sides
         ),
     ]
     return (
-        f'<svg viewBox="0 0 {width:.2f} {height:.2f}" width="{width / pixel:.0f}" height="{height / pixel:.0f}" '
+        f'<svg viewBox="{left:.2f} {top:.2f} {side:.2f} {side:.2f}" width="{PICTURE_PX}" height="{PICTURE_PX}" '
         f'role="img" aria-label="Contours on one slice">{"".join(parts)}</svg>'
     )
 
@@ -182,22 +205,6 @@ def png(grey: NDArray[np.uint8]) -> bytes:
     header = struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
     lines = b"".join(b"\0" + line.tobytes() for line in np.ascontiguousarray(grey))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
-
-
-def _both_views(pair: Pair, row: Row, ct: Volume | None) -> tuple[Overlay, Overlay]:
-    if row.worst_slice is None:
-        raise ValueError(f"{row.organ} of {row.case} is {row.state} and has no worst slice.")
-    masks = pair.masks(row.organ)
-    box = _union(masks)
-    empty = np.zeros(box.shape_zyx, dtype=bool)
-    reference, prediction = (empty if mask is None else mask.on(box) for mask in masks)
-    axis = _axis(pair.grid, CORONAL.normal)
-    differing = np.count_nonzero(reference ^ prediction, axis=tuple(a for a in range(3) if a != axis))
-    coronal = cut(pair, row.organ, CORONAL, box.start_zyx[axis] + int(np.argmax(differing)), ct)
-    return (
-        cut(pair, row.organ, AXIAL, row.worst_slice, ct),
-        replace(coronal, level=_level(pair.grid, row.worst_slice, box)),
-    )
 
 
 def _level(grid: Geometry, position: int, box: Box) -> int:

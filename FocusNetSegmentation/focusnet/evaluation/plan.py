@@ -15,6 +15,7 @@ from focusnet.evaluation.reading import ReadSettings, find_cases, find_images, r
 from focusnet.io.names import match_names, read_name_table
 
 OBSERVER = "second observer"
+TABLE_FORMS = ("markdown", "latex")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
             ``E_CASES``.
     """
     names = [options.name, *options.others]
-    if len(set(names)) < len(names) or {REFERENCE, OBSERVER} & set(names):
+    if len({REFERENCE, OBSERVER, *(name.casefold() for name in names)}) < len(names) + 2:
         raise FocusNetError("E_USAGE", f"Each method needs a name of its own; got {', '.join(names)}.")
+    if unknown := set(options.tables) - set(TABLE_FORMS):
+        raise FocusNetError("E_USAGE", f"No table form {', '.join(unknown)}; there are {', '.join(TABLE_FORMS)}.")
     references, places = find_cases(reference), {options.name: find_cases(prediction)}
     places |= {name: find_cases(place) for name, place in options.others.items()}
     if options.observer is not None:

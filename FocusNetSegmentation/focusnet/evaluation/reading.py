@@ -106,7 +106,7 @@ def case_name(path: Path) -> str:
     return name
 
 
-def read_case(path: str | Path, settings: ReadSettings = ReadSettings()) -> OrganMasks:
+def read_case(path: str | Path, settings: ReadSettings | None = None) -> OrganMasks:
     """Organs of one labelled scan.
 
     Args:
@@ -120,7 +120,7 @@ def read_case(path: str | Path, settings: ReadSettings = ReadSettings()) -> Orga
         FocusNetError: ``E_UNREADABLE``, ``E_LABEL_NAMES`` (label values without names), ``E_AMBIGUOUS_CASE`` (several
             labelled files), ``E_AMBIGUOUS_ORGAN``, ``E_NO_CASES``, and those of the readers of each format.
     """
-    path = Path(path)
+    path, settings = Path(path), settings or ReadSettings()
     files = label_files(path)
     if len(files) > 1:
         return _read_mask_per_organ(files, settings)

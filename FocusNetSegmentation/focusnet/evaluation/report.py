@@ -131,8 +131,10 @@ def _notices(result: EvaluationResult, first: str) -> list[Notice]:
     unscored, rows = result.unscored, result.rows[first]
     grids = Counter(outcome.grids[first] for outcome in result.outcomes if first in outcome.grids)
     mixed = {text: count for text, count in grids.items() if not text.startswith("both on")}
+    errors = [(o.case, flag) for o in result.outcomes for flag in o.flags if flag.severity == "error"]
     entries = [
         ("bad", "Failed", [f"{case}: {error}" for case, error in result.failed.items()]),
+        ("bad", "Quality flags", [f"{flag.message} ({case})" for case, flag in errors]),
         ("bad", "Missed", _listed(rows, "missed")),
         ("bad", "Extra", _listed(rows, "extra")),
         ("warn", "In no prediction, not scored", [_names(keys) for keys in unscored.not_predicted.values()]),

@@ -1,0 +1,163 @@
+"""Speed and memory of all metrics of 22 organs at 200 x 512 x 512, beside surface-distance, MONAI and SimpleITK.
+
+Every library measures the same ellipsoids of organ size on one thread, in one run: ours from the two label maps, the
+others from a boolean mask per organ, which is what they take. On a busy machine only the CPU seconds mean something.
+Libraries that are not installed are left out; ``--fast`` leaves out those that take minutes.
+
+    python Benchmarks/metrics.py [--fast] [--organs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import time
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from focusnet import organs
+from focusnet.evaluation import evaluate_case
+from focusnet.evaluation.case import Row
+from focusnet.geometry import Geometry, LabelMap
+
+SHAPE = (200, 512, 512)
+SPACING_ZYX = (2.5, 0.98, 0.98)
+MIB = 2**20
+Masks = dict[str, NDArray[np.bool_]]
+Found = dict[str, tuple[float, ...]]
+
+
+def organ_labels(count: int, seed: int) -> LabelMap:
+    """Ellipsoids with the middle volume of each organ's plausible range, on a grid of places; the seed moves them."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    keys = organs.PAPER_22[:count]
+    for value, key in enumerate(keys, start=1):
+        low, high = organs.organ(key).volume_range_ml
+        radius_mm = (3 * 1000 * np.sqrt(low * high) / (4 * np.pi)) ** (1 / 3)
+        radii = radius_mm * rng.uniform(0.85, 1.2, size=3) / SPACING_ZYX
+        column, row = (value - 1) % 5, (value - 1) // 5
+        centre = np.array([100, 51 + 102 * row, 51 + 102 * column]) + rng.uniform(-1, 1, size=3)
+        start = np.maximum(np.floor(centre - radii).astype(int), 0)
+        stop = np.minimum(np.ceil(centre + radii).astype(int) + 1, SHAPE)
+        z, y, x = np.ogrid[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        inside = sum(((i - c) / r) ** 2 for i, c, r in zip((z, y, x), centre, radii, strict=True)) <= 1
+        labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))][inside] = value
+    return LabelMap(labels, Geometry.from_parts(SHAPE, SPACING_ZYX[::-1]), dict(enumerate(keys, start=1)))
+
+
+def ours(reference: LabelMap, prediction: LabelMap) -> list[Row]:
+    """Every measure of ``metrics.csv``."""
+    return evaluate_case(reference, prediction, "benchmark")
+
+
+def with_surface_distance(reference: Masks, prediction: Masks) -> Found:
+    """DSC, surface DSC and HD95 (max)."""
+    from surface_distance import metrics
+
+    found: Found = {}
+    for key, a in reference.items():
+        b = prediction[key]
+        distances = metrics.compute_surface_distances(a, b, SPACING_ZYX)
+        found[key] = (
+            metrics.compute_dice_coefficient(a, b),
+            metrics.compute_robust_hausdorff(distances, 95),
+            metrics.compute_surface_dice_at_tolerance(distances, organs.organ(key).tolerance_mm + 1e-6),
+        )
+    return found
+
+
+def with_monai(reference: Masks, prediction: Masks) -> Found:
+    """DSC, HD95 (max) and average surface distance on border voxels."""
+    import torch
+    from monai import metrics
+
+    torch.set_num_threads(1)
+    found: Found = {}
+    for key, mask in reference.items():
+        a, b = (torch.from_numpy(m)[None, None] for m in (mask, prediction[key]))
+        settings: dict[str, Any] = {"include_background": True, "spacing": SPACING_ZYX}
+        found[key] = (
+            metrics.compute_dice(b, a).item(),
+            metrics.compute_hausdorff_distance(b, a, percentile=95, **settings).item(),
+            metrics.compute_average_surface_distance(b, a, symmetric=True, **settings).item(),
+        )
+    return found
+
+
+def with_simpleitk(reference: Masks, prediction: Masks) -> Found:
+    """DSC and (average) Hausdorff distance of its own filters, over the whole volume."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    found: Found = {}
+    for key, mask in reference.items():
+        images = []
+        for array in (mask, prediction[key]):
+            image = sitk.GetImageFromArray(array.view(np.uint8))
+            image.SetSpacing(SPACING_ZYX[::-1])
+            images.append(image)
+        overlap, distance = sitk.LabelOverlapMeasuresImageFilter(), sitk.HausdorffDistanceImageFilter()
+        overlap.Execute(*images)
+        distance.Execute(*images)
+        found[key] = (overlap.GetDiceCoefficient(), distance.GetHausdorffDistance())
+    return found
+
+
+def measure(run: Callable[[], Any]) -> tuple[float, float, Any]:
+    """CPU seconds, wall seconds and result."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = run()
+    return time.process_time() - cpu, time.perf_counter() - wall, result
+
+
+def peak_mib(run: Callable[[], Any]) -> float:
+    """Peak of memory allocated through Python and numpy, in MiB."""
+    tracemalloc.start()
+    run()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / MIB
+
+
+def main() -> int:
+    """Run all and print one line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fast", action="store_true", help="leave out what takes minutes")
+    parser.add_argument("--organs", type=int, default=22, help="number of organs, 22 at most")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", DeprecationWarning)
+
+    reference, prediction = organ_labels(arguments.organs, 1), organ_labels(arguments.organs, 2)
+    keys = list(reference.organs.values())
+    print(f"{len(keys)} organs at {SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]}, one thread")
+    print(f"{'':38}{'CPU s':>8}{'wall s':>8}{'peak MiB':>10}")
+    ours(reference, prediction)  # the table of areas is made once
+    cpu, wall, rows = measure(lambda: ours(reference, prediction))
+    peak = peak_mib(lambda: ours(reference, prediction))
+    print(f"{'focusnet, all of metrics.csv':38}{cpu:8.2f}{wall:8.2f}{peak:10.0f}", flush=True)
+
+    masks = tuple({key: labels.mask(key) for key in keys} for labels in (reference, prediction))
+    others: list[tuple[str, str, bool, Callable[[Masks, Masks], Found]]] = [
+        ("surface_distance", "surface-distance, DSC SDSC HD95", False, with_surface_distance),
+        ("monai", "MONAI, DSC HD95 ASD (voxels)", False, with_monai),
+        ("SimpleITK", "SimpleITK, DSC HD", True, with_simpleitk),
+    ]
+    for package, label, slow, run in others:
+        if importlib.util.find_spec(package) is None or (slow and arguments.fast):
+            print(f"{label:38}{'left out':>16}")
+            continue
+        cpu, wall, found = measure(partial(run, *masks))
+        gap = max(abs(found[row.organ][0] - (row.dsc or 0.0)) for row in rows)
+        print(f"{label:38}{cpu:8.2f}{wall:8.2f}{'':10}  DSC differs by {gap:.0e} at most", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
