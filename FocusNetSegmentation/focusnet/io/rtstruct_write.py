@@ -305,9 +305,10 @@ def _contour_items(stack: list[tuple[int, Contour]], reference: SeriesReference,
         item.ContourGeometricType = kind
         item.NumberOfContourPoints = len(points)
         item.ContourNumber = place + 1
-        # As bytes: pydicom checks each number of a list apart, which takes minutes for a whole structure set.
+        # As bytes in the encoding of the file: pydicom would check each number apart, which takes most of the time.
         data = _coordinates(points)
         item[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(data), data, 0, True, True)
+        item.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding="iso8859")
         yield item
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from focusnet.io.tracing import trace
 MANUFACTURER = "SlicerFocusNet"
 SAME_PLANE_SLICES = 0.1
 SAME_GRID_MM = 0.01
+UNEVEN_SLICES = 0.1
 DEFAULT_COLOUR = (255, 255, 0)
 MAX_NAME = 64
 
@@ -169,8 +171,15 @@ def share_outside(shape: Shape, reference: SeriesReference) -> float:
     if shape.mask is None:
         return 0.0
     native = native_geometry(reference)
-    place = native.world_to_index(shape.geometry.index_to_world(np.argwhere(shape.mask)))[:, 0]
-    return float(np.mean((place < -0.5) | (place > native.shape_zyx[0] - 0.5)))
+
+    def is_outside(index_zyx: NDArray[np.float64]) -> NDArray[np.bool_]:
+        place = native.world_to_index(shape.geometry.index_to_world(index_zyx))[:, 0]
+        return (place < -0.5) | (place > native.shape_zyx[0] - 0.5)
+
+    corners = np.array(list(product(*((0.0, n - 1.0) for n in shape.geometry.shape_zyx))))
+    if not is_outside(corners).any():
+        return 0.0
+    return float(np.mean(is_outside(np.argwhere(shape.mask).astype(np.float64))))
 
 
 def pack_segments(geometry: Geometry, parts: Iterable[Part]) -> Segmentation:
@@ -196,14 +205,23 @@ def native_geometry(reference: SeriesReference) -> Geometry:
     """Grid through the pixels of a series as they are stored; sheared for a tilted gantry.
 
     Raises:
-        FocusNetError: ``E_FRAME_OF_REFERENCE`` when the series has no frame of reference to refer to.
+        FocusNetError: ``E_FRAME_OF_REFERENCE`` when the series has no frame of reference to refer to,
+            ``E_UNEVEN_SPACING`` when its slices are not evenly spaced.
     """
     if not reference.frame_of_reference:
         raise FocusNetError(
             "E_FRAME_OF_REFERENCE",
             "The CT has no frame of reference, so no DICOM object can be placed on it; write .seg.nrrd instead.",
         )
-    first, last = (np.array(reference.slices[end].position_mm) for end in (0, -1))
+    positions = np.array([item.position_mm for item in reference.slices])
+    first, last = positions[0], positions[-1]
+    even = first + np.linspace(0, 1, len(positions))[:, None] * (last - first)
+    step_mm = float(np.linalg.norm(last - first)) / (len(positions) - 1)
+    if np.linalg.norm(positions - even, axis=1).max() > UNEVEN_SLICES * step_mm:
+        raise FocusNetError(
+            "E_UNEVEN_SPACING",
+            "The slices of the CT are not evenly spaced or some are missing; give the whole series with one step.",
+        )
     affine = np.eye(4)
     affine[:3, 0] = np.array(reference.row_direction) * reference.spacing_mm[1]
     affine[:3, 1] = np.array(reference.column_direction) * reference.spacing_mm[0]

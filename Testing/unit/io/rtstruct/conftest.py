@@ -34,9 +34,10 @@ def square(z, half=8.0, centre=(10.0, 5.0)):
 def contour(points, kind="CLOSED_PLANAR", **attributes) -> Dataset:
     item = Dataset()
     points = np.asarray(points, dtype=float)
-    item.ContourGeometricType = kind
-    item.NumberOfContourPoints = len(points)
-    item.ContourData = [f"{value:.4f}" for value in points.ravel()]
+    with pydicom.config.disable_value_validation():
+        item.ContourGeometricType = kind
+        item.NumberOfContourPoints = len(points)
+        item.ContourData = [f"{value:.4f}" for value in points.ravel()]
     for keyword, value in attributes.items():
         setattr(item, keyword, value)
     return item

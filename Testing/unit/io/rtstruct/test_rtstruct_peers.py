@@ -131,6 +131,7 @@ def test_rt_utils_gives_our_masks_and_the_pixels_of_the_outline(case, rt_utils):
             assert dice(theirs, ours) > 0.97
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_structure_set_of_rt_utils_is_read_as_its_mask(case, rt_utils, tmp_path):
     """rt-utils draws through the centres of the outermost voxels: inside, all is there; at most the rim is lost."""
     ct, _, labels = case

@@ -470,3 +470,21 @@ def test_other_files_are_refused(rt, grid, tmp_path):
     assert refusal(tmp_path / "absent.dcm", grid).code == "E_UNREADABLE"
     (tmp_path / "folder").mkdir()
     assert refusal(tmp_path / "folder", grid).code == "E_NO_STRUCTURES"
+
+
+def test_damaged_bytes_never_end_in_a_traceback(rt, grid, tmp_path):
+    path = rt.File({"Parotid_L": block(rt), "Brainstem": block(rt, half=4.0)}).write(tmp_path / "rs.dcm")
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    rng = np.random.default_rng(7)
+    codes = set()
+    for _ in range(120):
+        spoilt = data.copy()
+        at = rng.integers(132, data.size, size=rng.integers(1, 12))
+        spoilt[at] = rng.integers(0, 256, size=at.size)
+        path.write_bytes(spoilt.tobytes())
+        try:
+            found = read_rtstruct(path, grid)
+            assert all(structure.mask.shape == grid.shape_zyx for structure in found.structures)
+        except FocusNetError as error:
+            codes.add(error.code)
+    assert "E_UNREADABLE" in codes

@@ -320,6 +320,9 @@ def test_what_is_refused_leaves_no_file(rt, straight, tmp_path):
         with pytest.raises(FocusNetError) as caught:
             write_rtstruct(masks, ct, path)
         assert caught.value.code == code
+    gap = replace(reference, slices=reference.slices[:7] + reference.slices[8:])
+    with pytest.raises(FocusNetError, match="E_UNEVEN_SPACING"):
+        write_rtstruct(labels, gap, path)
     assert list(tmp_path.iterdir()) == []
     path.write_text("kept")
     with pytest.raises(FocusNetError, match="E_OUTPUT_EXISTS"):
