@@ -163,3 +163,21 @@ def test_it_learns_the_blobs_and_an_organ_missing_in_half_of_the_cases(make_blob
     assert row["dsc_brainstem"] > 0.7
     assert np.isfinite(row["loss_focal"])
     assert not any(torch.isnan(p).any() for p in trainer.model.parameters())
+
+
+def test_a_run_may_start_from_another_s_weights(finished, dataset, tmp_path):
+    start = finished[0] / "best-snet.pt"
+    options = TrainingOptions("cpu", "fp32", initial=start)
+    trainer = Trainer(config(ALL), dataset, tmp_path / "next", options)
+    assert sha(trainer.model.state_dict()) == sha(load_checkpoint(start)["model"])
+    assert trainer.run(until="snet")
+    assert Trainer(config(ALL), dataset, tmp_path / "next", OPTIONS).run(resume=True, until="sol")
+    other = TrainingOptions("cpu", "fp32", initial=finished[0] / "best-sol.pt")
+    with pytest.raises(FocusNetError, match="weights it starts from") as caught:
+        Trainer(config(ALL), dataset, tmp_path / "next", other).run(resume=True)
+    assert caught.value.code == "E_RESUME_MISMATCH"
+    narrow = config(ALL).model_dump()
+    narrow["network"]["widths"] = (4, 4, 8)
+    with pytest.raises(FocusNetError, match="another network") as caught:
+        Trainer(TrainingConfig.model_validate(narrow), dataset, tmp_path / "narrow", options)
+    assert caught.value.code == "E_CHECKPOINT"
