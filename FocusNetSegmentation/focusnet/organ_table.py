@@ -47,7 +47,7 @@ class Row(NamedTuple):
 # fmt: off
 ROWS: tuple[Row, ...] = (
     # Central nervous system
-    Row("brainstem", "brainstem", "Brainstem", "15926001", "Brainstem", ((51, 255, 252),), (12, 45),
+    Row("brainstem", "brainstem", "Brainstem", "15926001", "Brainstem", ((51, 255, 252),), (14, 45),
         ("brain stem", "bstem", "truncus encephali", "Hirnstamm", "hersenstam", "tronc cérébral"), 2.5),
     Row("spinal_cord", "spinal cord", "SpinalCord", "2748008", "Spinal cord", ((185, 202, 255),), (4, 75),
         ("cord", "spine cord", "medulla spinalis", "myelon", "myelum", "Rückenmark", "Rueckenmark", "ruggenmerg",
@@ -97,7 +97,7 @@ ROWS: tuple[Row, ...] = (
         ((255, 130, 51), (168, 86, 34)), (0.3, 14),
         ("tmj", "tm joint", "tmjoint", "t m joint", "temporo mandibular joint", "jaw joint", "Kiefergelenk",
          "kaakgewricht")),
-    Row("mandible", "mandible", "Bone_Mandible", "91609006", "Mandible", ((255, 186, 51),), (25, 130),
+    Row("mandible", "mandible", "Bone_Mandible", "91609006", "Mandible", ((255, 186, 51),), (30, 125),
         ("mandible bone", "mandibula", "lower jaw", "Unterkiefer", "onderkaak", "mandibule"), 1.01),
     Row("mandible", "half of the mandible", "Bone_Mandible_{}", "91609006", "Mandible",
         ((255, 255, 52), (190, 190, 19)), (11, 70),
@@ -105,7 +105,7 @@ ROWS: tuple[Row, ...] = (
          "onderkaak", "mandibule"), 1.01),
 
     # Salivary glands and mouth
-    Row("parotid", "parotid gland", "Parotid_{}", "45289007", "Parotid gland", ((175, 139, 39), (112, 94, 42)), (7, 70),
+    Row("parotid", "parotid gland", "Parotid_{}", "45289007", "Parotid gland", ((175, 139, 39), (112, 94, 42)), (8, 65),
         ("parotid", "glnd parotid", "parotid glnd", "parotis", "glandula parotis", "glandula parotidea",
          "Ohrspeicheldrüse", "Ohrspeicheldruese", "oorspeekselklier", "parotide"), 2.85),
     Row("submandibular", "submandibular gland", "Glnd_Submand_{}", "54019009", "Submandibular gland",
@@ -121,7 +121,7 @@ ROWS: tuple[Row, ...] = (
         ("lip", "Lippen", "lippe", "lèvres"), single_component=False),
 
     # Throat, neck and chest
-    Row("larynx", "larynx", "Larynx", "4596009", "Larynx", ((33, 164, 56),), (3, 90), ("Kehlkopf", "strottenhoofd")),
+    Row("larynx", "larynx", "Larynx", "4596009", "Larynx", ((33, 164, 56),), (7, 70), ("Kehlkopf", "strottenhoofd")),
     Row("supraglottic_larynx", "supraglottic larynx", "Larynx_SG", "119255006", "Supraglottis", ((51, 255, 132),),
         (2, 45), ("supraglottis", "larynx supraglottic", "supraglottic")),
     Row("glottis", "glottis", "Glottis", "1307006", "Glottis", ((51, 255, 53),), (0.3, 12),
@@ -131,7 +131,7 @@ ROWS: tuple[Row, ...] = (
     Row("cricopharyngeus", "cricopharyngeus", "Cricopharyngeus", "28276008",
         "Cricopharyngeal part of inferior constrictor pharyngeus muscle", ((181, 255, 151),), (0.3, 15),
         ("cricopharyngeal inlet", "cricopharyngeal muscle", "crico")),
-    Row("esophagus", "esophagus", "Esophagus", "32849002", "Esophagus", ((255, 122, 110),), (2, 70),
+    Row("esophagus", "esophagus", "Esophagus", "32849002", "Esophagus", ((255, 122, 110),), (3.5, 60),
         ("oesophagus", "Ösophagus", "Speiseröhre", "Speiseroehre", "slokdarm", "œsophage")),
     Row("esophagus_cervical", "cervical esophagus", "Esophagus_S", "60075002", "Cervical esophagus", ((255, 179, 125),),
         (0.8, 30), ("cervical oesophagus", "esophagus cerv", "oesophagus cerv", "upper esophagus", "upper oesophagus")),

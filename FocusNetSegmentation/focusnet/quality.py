@@ -66,7 +66,7 @@ SMALL_ASYMMETRY = 2.5
 SMALL_ML = 1.0
 OUTSIDE_SHARE = 0.2
 MIDLINE_MARGIN_MM = 8.0
-CONTACT_MM2 = 20.0
+CONTACT_MM2 = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class _Body:
         hu: Values, (s, a, b).
         mask: Patient without couch, air inside included, same shape.
         axial: Array axis of the full volume that runs along S-I.
+        feet_first: Whether that axis runs from the feet to the head.
         steps: Thinning of each axis of the full volume.
         spacing_mm: Distances along the axes of ``hu``.
     """
@@ -106,6 +107,7 @@ class _Body:
     hu: NDArray[np.float32]
     mask: NDArray[np.bool_]
     axial: int
+    feet_first: bool
     steps: NDArray[np.intp]
     spacing_mm: tuple[float, float, float]
 
@@ -123,7 +125,8 @@ def _find_body(volume: Volume) -> _Body:
     geometry = volume.geometry
     spacing = np.asarray(geometry.spacing_zyx)
     steps = np.maximum(np.rint(COARSE_MM / spacing).astype(int), 1)
-    axial = 2 - next(i for i, code in enumerate(geometry.axis_codes) if code in "SI")
+    codes = geometry.axis_codes[::-1]
+    axial = next(axis for axis in range(3) if codes[axis] in "SI")
     thinned = volume.array[tuple(slice(None, None, int(step)) for step in steps)]
     hu = np.nan_to_num(np.moveaxis(thinned, axial, 0).astype(np.float32), nan=-1e4, posinf=3e4, neginf=-1e4)
     s, a, b = (float(v) for v in (spacing * steps)[[axial, *np.delete(np.arange(3), axial)]])
@@ -137,7 +140,7 @@ def _find_body(volume: Volume) -> _Body:
         mask = ndimage.binary_closing(np.pad(mask, ((0, 0), (2, 2), (2, 2))), disc, iterations=2)[:, 2:-2, 2:-2]
         for axial_slice in mask:  # with the ear canals and nostrils closed, the airways are holes
             axial_slice[:] = ndimage.binary_fill_holes(axial_slice)
-    return _Body(hu, mask, axial, steps, (s, a, b))
+    return _Body(hu, mask, axial, codes[axial] == "S", steps, (s, a, b))
 
 
 def check_input(volume: Volume) -> list[Flag]:
@@ -177,6 +180,9 @@ def check_input(volume: Volume) -> list[Flag]:
         flags.append(_flag("truncated", None, f"The scan is only {length_mm:.0f} mm long; most organs are incomplete."))
     edges = [body.mask[:, end].sum(1) * b_mm for end in (0, -1)]
     edges += [body.mask[:, :, end].sum(1) * a_mm for end in (0, -1)]
+    neck = int(np.argmin(np.where(head, area, np.inf)))
+    below = slice(None, neck) if body.feet_first else slice(neck + 1, None)
+    head[below] = False  # many planning CTs cut the shoulders, which harms no organ of the head and neck
     cut_mm = max(float((head & (edge > MAX_EDGE_MM)).sum() * s_mm) for edge in edges)
     if cut_mm >= MIN_CUT_MM:
         flags.append(_flag("truncated", None, f"The side of the image cuts the head or neck over {cut_mm:.0f} mm."))
