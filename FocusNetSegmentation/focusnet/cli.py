@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(args=list(arguments), prog_name="focusnet", standalone_mode=False) or DONE
     except Cancelled as error:
-        tell(str(error))
+        tell(f"{error.code}: Cancelled on request; only what was complete is kept.")
         return CANCELLED
     except FocusNetError as error:
         tell(str(error))
