@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,30 @@ def save_segmentation(node: Any, path: str | Path, *, overwrite: bool = True) ->
                 raise _unwritten(Path(path), storage.GetUserMessages().GetAllMessagesAsString())
         finally:
             slicer.mrmlScene.RemoveNode(storage)
+
+
+def save_organs(nodes: Sequence[Any], path: str | Path, *, overwrite: bool = True) -> None:
+    """Write the segments of several nodes on one CT to one ``.seg.nrrd``, edited ones as they are now.
+
+    Raises:
+        FocusNetError: As :func:`save_segmentation`.
+    """
+    first, *others = nodes
+    if not others:
+        save_segmentation(first, path, overwrite=overwrite)
+        return
+    together = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    try:
+        segmentation = together.GetSegmentation()
+        segmentation.CopyConversionParameters(first.GetSegmentation())
+        for node in nodes:
+            source = node.GetSegmentation()
+            for number in range(source.GetNumberOfSegments()):
+                segmentation.CopySegmentFromSegmentation(source, source.GetNthSegmentID(number))
+        segmentation.CollapseBinaryLabelmaps(False)
+        save_segmentation(together, path, overwrite=overwrite)
+    finally:
+        slicer.mrmlScene.RemoveNode(together)
 
 
 def save_scene(path: str | Path, *, overwrite: bool = True) -> None:

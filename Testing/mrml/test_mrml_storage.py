@@ -74,6 +74,26 @@ def test_file_of_one_organ_covers_the_whole_ct(result, tmp_path):
     np.testing.assert_array_equal(array, labelmap.mask("lens_l"))
 
 
+def test_nodes_of_one_organ_each_go_into_one_file(scene, result, tmp_path):
+    from FocusNetSegmentationLib import storage
+
+    labelmap, per_organ, _ = result
+    before = scene.GetNumberOfNodes()
+    path = tmp_path / "all.seg.nrrd"
+    storage.save_organs(per_organ.unique_nodes, path)
+    assert scene.GetNumberOfNodes() == before
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    reader = scene.AddNewNodeByClass("vtkMRMLSegmentationStorageNode")
+    reader.SetFileName(str(path))
+    assert reader.ReadData(node)
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    assert array.shape == SHAPE
+    for key in labelmap.organs.values():
+        check_segment(node, key)
+        value = node.GetSegmentation().GetSegment(organ(key).tg263).GetLabelValue()
+        np.testing.assert_array_equal(array == value, labelmap.mask(key))
+
+
 def test_scene_bundle_brings_everything_back(scene, result, segment_points, tmp_path):
     from FocusNetSegmentationLib import mrml, storage
 

@@ -1,0 +1,343 @@
+"""Behaviour of the panel: what its widgets do. Everything slow or outside comes in through :class:`Services`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import qt
+from focusnet import DISCLAIMER
+from focusnet.errors import Cancelled, FocusNetError
+from focusnet.organs import organ
+
+from FocusNetSegmentationLib import results
+
+PER_ORGAN = "One segmentation per organ, in a folder"
+ONE_NODE = "One segmentation with all organs"
+OUTPUTS = [PER_ORGAN, ONE_NODE]
+DEVICES = ["auto", "cpu", "cuda", "mps"]
+POLL_MILLISECONDS = 100
+NO_ORGAN = "none"
+COLOURS = {"error": "#c62828", "warning": "#b26a00", "info": "#1565c0"}
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model the user can pick.
+
+    Attributes:
+        name: By which it is asked for.
+        description: One sentence.
+        organs: Keys of its organs.
+        problem: Why it can't be used, or empty.
+    """
+
+    name: str
+    description: str
+    organs: tuple[str, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the panel needs from outside; a test hands in its own.
+
+    Attributes:
+        models: Lists the models; the default one first.
+        missing_packages: Requirements that are not installed.
+        install_packages: Installs them, from a folder of wheels where one is given.
+        install_model: Installs a model from a file and returns its name.
+        start: Starts a job from volume node, parameter node and organs (None for all).
+        save: Writes segmentation nodes to a file.
+        confirm: Asks the user a yes-no question.
+        ask_open: Asks for a file to read, by title and filter; empty when cancelled.
+        ask_save: Asks for a file to write.
+    """
+
+    models: Callable[[], Sequence[ModelChoice]]
+    missing_packages: Callable[[], list[str]]
+    install_packages: Callable[[Sequence[str], Path | None], None]
+    install_model: Callable[[Path], str]
+    start: Callable[[Any, Any, tuple[str, ...] | None], Any]
+    save: Callable[[Sequence[Any], Path], None]
+    confirm: Callable[[str], bool]
+    ask_open: Callable[[str, str], str]
+    ask_save: Callable[[str, str], str]
+
+
+class Panel:
+    """Connects the widgets of the .ui file.
+
+    Args:
+        ui: The widgets by name.
+        services: The world outside.
+    """
+
+    def __init__(self, ui: Any, services: Services) -> None:
+        self.ui = ui
+        self._services = services
+        self._parameters: Any = None
+        self._models: list[ModelChoice] = []
+        self._job: Any = None
+        self._outcome: Any = None
+        self._rows: list[results.Row] = []
+        self._shown_log = 0
+        self._filling = False
+        self._timer = qt.QTimer()
+        self._timer.interval = POLL_MILLISECONDS
+        self._timer.connect("timeout()", self.poll)
+        ui.disclaimerLabel.text = DISCLAIMER
+        ui.progressBar.visible = False
+        ui.resultCollapsibleButton.visible = False
+        ui.inputVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update_buttons)
+        ui.modelComboBox.connect("currentIndexChanged(int)", self._model_changed)
+        ui.installModelButton.connect("clicked(bool)", self._install_model)
+        ui.organsList.connect("itemChanged(QListWidgetItem*)", self._organs_changed)
+        ui.segmentButton.connect("clicked(bool)", self.segment)
+        ui.cancelButton.connect("clicked(bool)", self.cancel)
+        ui.resultTable.connect("cellClicked(int,int)", self._row_clicked)
+        ui.saveButton.connect("clicked(bool)", self._save)
+        self.fill_models()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a segmentation is under way."""
+        return self._job is not None
+
+    def set_parameters(self, parameters: Any) -> None:
+        """Show the choices of a parameter node, and keep new ones in it; None while there is no scene."""
+        self._parameters = parameters
+        if parameters is not None:
+            self._select_model(parameters.model)
+            self._fill_organs()
+        self.update_buttons()
+
+    def forget_result(self) -> None:
+        """Clear what is shown of a result whose nodes are gone."""
+        self._outcome = None
+        self.ui.resultTable.setRowCount(0)
+        self.ui.resultCollapsibleButton.visible = False
+        self.ui.statusLabel.text = ""
+
+    def fill_models(self) -> None:
+        """List the models that are there now."""
+        self._models = list(self._services.models())
+        self._filling = True
+        self.ui.modelComboBox.clear()
+        for model in self._models:
+            self.ui.modelComboBox.addItem(model.name)
+        self._filling = False
+        self._select_model("" if self._parameters is None else self._parameters.model)
+        self._fill_organs()
+        self.update_buttons()
+
+    def update_buttons(self, *_: Any) -> None:
+        """Enable what can be done now."""
+        volume = self.ui.inputVolumeSelector.currentNode()
+        self.ui.segmentButton.enabled = volume is not None and self._parameters is not None and not self.is_running
+        self.ui.cancelButton.enabled = self.is_running
+        self.ui.saveButton.enabled = self._outcome is not None and bool(self._outcome.result.nodes)
+
+    def segment(self, *_: Any) -> None:
+        """Segment the selected CT, after installing packages where some are missing."""
+        if self.is_running:
+            return
+        try:
+            if not self._packages_ready():
+                return
+            self._start()
+        except FocusNetError as error:
+            self._tell_error(error)
+        self.update_buttons()
+
+    def cancel(self, *_: Any) -> None:
+        """Stop the running segmentation; the scene stays as it is."""
+        if self._job is not None:
+            self._job.cancel()
+            self.poll()
+
+    def poll(self) -> None:
+        """Take in what the running segmentation has told."""
+        if self._job is None:
+            return
+        running = self._job.poll()
+        self._show_log()
+        if running:
+            self._show_progress()
+            return
+        job, self._job = self._job, None
+        self._timer.stop()
+        self.ui.progressBar.visible = False
+        if job.error is not None:
+            self._tell_error(job.error)
+        else:
+            self._show_outcome(job.outcome)
+        self.update_buttons()
+
+    def _packages_ready(self) -> bool:
+        missing = self._services.missing_packages()
+        if not missing:
+            return True
+        question = (
+            f"Segmentation needs these Python packages in 3D Slicer: {', '.join(missing)}.\n\n"
+            "Install them now? PyTorch is large; this can take several minutes."
+        )
+        if not self._services.confirm(question):
+            self._tell("Not started: the Python packages are not installed.")
+            return False
+        self._tell("Installing Python packages...")
+        wheels = self.ui.wheelsPathEdit.currentPath
+        self._services.install_packages(missing, Path(wheels) if wheels else None)
+        self.fill_models()
+        return True
+
+    def _start(self) -> None:
+        organs = self._chosen_organs()
+        if organs == ():
+            raise FocusNetError("E_USAGE", "No organ is chosen; tick at least one under Advanced.")
+        self.forget_result()
+        self.ui.logTextEdit.clear()
+        self._shown_log = 0
+        self._job = self._services.start(self.ui.inputVolumeSelector.currentNode(), self._parameters, organs)
+        self.ui.progressBar.visible = True
+        self._show_progress()
+        self._timer.start()
+
+    def _show_progress(self) -> None:
+        progress = self._job.progress
+        self.ui.progressBar.value = round(100 * progress.share)
+        left = "" if progress.seconds_left is None else f", about {_duration(progress.seconds_left)} left"
+        self._tell(f"{progress.stage.capitalize()}: {progress.share:.0%}{left}")
+
+    def _show_log(self) -> None:
+        for line in self._job.log[self._shown_log :]:
+            self.ui.logTextEdit.appendPlainText(line)
+        self._shown_log = len(self._job.log)
+
+    def _show_outcome(self, outcome: Any) -> None:
+        self._outcome = outcome
+        report = outcome.report
+        self.ui.flagsLabel.text = results.headline(report.organs, report.flags, report.seconds)
+        self._rows = results.table_rows(report.organs, report.flags)
+        table = self.ui.resultTable
+        table.setRowCount(len(self._rows))
+        for number, row in enumerate(self._rows):
+            found = row.volume_ml > 0
+            texts = (
+                row.name,
+                f"{row.volume_ml:.2f}" if found else "not found",
+                f"{row.confidence:.2f}" if found else "",
+                row.message,
+            )
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(row.message or row.name)
+                if row.severity and column in (0, 3):
+                    item.setForeground(qt.QBrush(qt.QColor(COLOURS[row.severity])))
+                table.setItem(number, column, item)
+        table.resizeColumnsToContents()
+        table.resizeRowsToContents()
+        for note in report.notes:
+            self.ui.logTextEdit.appendPlainText(note)
+        self.ui.resultCollapsibleButton.visible = True
+        self._tell("Done. Review every contour before any use.")
+
+    def _row_clicked(self, row: int, _column: int) -> None:
+        key = self._rows[row].key
+        node = None if self._outcome is None else self._outcome.result.nodes.get(key)
+        if node is not None and node.GetScene() is not None:
+            results.jump_to_segment(node, organ(key).tg263)
+
+    def _save(self, *_: Any) -> None:
+        path = self._services.ask_save("Save organs", "Segmentation (*.seg.nrrd)")
+        if not path:
+            return
+        if not path.endswith(".seg.nrrd"):
+            path += ".seg.nrrd"
+        nodes = [node for node in self._outcome.result.unique_nodes if node.GetScene() is not None]
+        try:
+            if not nodes:
+                raise FocusNetError("E_RESULT", "The result was removed from the scene; segment again.")
+            self._services.save(nodes, Path(path))
+        except FocusNetError as error:
+            self._tell_error(error)
+        else:
+            self._tell(f"Saved {Path(path).name}.")
+
+    def _install_model(self, *_: Any) -> None:
+        path = self._services.ask_open("Install a model", "Model (*.zip)")
+        if not path:
+            return
+        try:
+            if not self._packages_ready():
+                return
+            name = self._services.install_model(Path(path))
+        except FocusNetError as error:
+            self._tell_error(error)
+            return
+        self.fill_models()
+        self._select_model(name)
+        self._tell(f"Installed model {name}.")
+
+    def _select_model(self, name: str) -> None:
+        index = next((n for n, model in enumerate(self._models) if model.name == name), 0)
+        if self._models:
+            self.ui.modelComboBox.setCurrentIndex(index)
+        self._model_changed()
+
+    def _model_changed(self, *_: Any) -> None:
+        if self._filling:
+            return
+        model = self._model()
+        if model is None:
+            self.ui.modelInfoLabel.text = "Models are listed once the Python packages are installed."
+        elif model.problem:
+            self.ui.modelInfoLabel.text = model.problem
+        else:
+            self.ui.modelInfoLabel.text = f"{model.description} {len(model.organs)} organs."
+        if self._parameters is not None and model is not None and self._parameters.model != model.name:
+            self._parameters.model = model.name
+            self._parameters.organs = ""
+            self._fill_organs()
+
+    def _model(self) -> ModelChoice | None:
+        index = self.ui.modelComboBox.currentIndex
+        return self._models[index] if 0 <= index < len(self._models) else None
+
+    def _fill_organs(self) -> None:
+        model = self._model()
+        chosen = set() if self._parameters is None else set(filter(None, self._parameters.organs.split(",")))
+        self._filling = True
+        self.ui.organsList.clear()
+        for key in () if model is None else model.organs:
+            item = qt.QListWidgetItem(organ(key).name)
+            item.setCheckState(qt.Qt.Checked if not chosen or key in chosen else qt.Qt.Unchecked)
+            self.ui.organsList.addItem(item)
+        self._filling = False
+
+    def _organs_changed(self, *_: Any) -> None:
+        if self._filling or self._parameters is None:
+            return
+        organs = self._chosen_organs()
+        self._parameters.organs = "" if organs is None else ",".join(organs) or NO_ORGAN
+
+    def _chosen_organs(self) -> tuple[str, ...] | None:
+        """Keys of the ticked organs, None where all are."""
+        model = self._model()
+        if model is None:
+            return None
+        ticked = [self.ui.organsList.item(n).checkState() == qt.Qt.Checked for n in range(len(model.organs))]
+        return None if all(ticked) else tuple(key for key, tick in zip(model.organs, ticked, strict=True) if tick)
+
+    def _tell(self, text: str) -> None:
+        self.ui.statusLabel.text = text
+
+    def _tell_error(self, error: FocusNetError) -> None:
+        self._tell("Cancelled; the scene is as it was." if isinstance(error, Cancelled) else str(error))
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"

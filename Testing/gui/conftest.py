@@ -1,0 +1,65 @@
+"""The panels under stand-ins for 3D Slicer's Qt part: real .ui files, real MRML scene, real Qt, no display."""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+pytest.importorskip("slicer", reason="needs the slicer-core wheel")
+pytest.importorskip("PySide6.QtUiTools", reason="needs PySide6")
+
+
+def load(name: str, path: Path) -> Any:
+    """Module from a file."""
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def standins() -> Any:
+    """The stand-ins."""
+    return load("gui_standins", Path(__file__).with_name("standins.py"))
+
+
+@pytest.fixture
+def scene() -> Iterator[Any]:
+    """The scene, empty before and after."""
+    from FocusNetSegmentationLib import runtime
+
+    scene = runtime.ensure()
+    scene.Clear(1)
+    yield scene
+    scene.Clear(1)
+
+
+@pytest.fixture
+def application(standins: Any, scene: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Stand-in for the application with the resources of FocusNetSegmentation."""
+    import slicer
+
+    failures: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: failures.append(error))
+    standins.install(monkeypatch, root / "FocusNetSegmentation" / "Resources")
+    for name in ("FocusNetSegmentation", "FocusNetSegmentationLib.panel"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield slicer.app
+    for name in ("FocusNetSegmentation", "FocusNetSegmentationLib.panel"):
+        sys.modules.pop(name, None)
+    # Qt and VTK only print what a slot or an observer raises.
+    assert failures == []
+
+
+@pytest.fixture
+def module(application: Any, root: Path) -> Any:
+    """The module file, loaded as Slicer loads it."""
+    return load("FocusNetSegmentation", root / "FocusNetSegmentation" / "FocusNetSegmentation.py")

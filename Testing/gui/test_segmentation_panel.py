@@ -1,0 +1,482 @@
+import json
+import re
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from focusnet.errors import FocusNetError
+from focusnet.geometry import LabelMap
+
+KEYS = {1: "parotid_l", 2: "parotid_r", 3: "brainstem"}
+FLAGS = (
+    {"code": "truncated", "organ": "", "severity": "warning", "message": "The scan is short."},
+    {"code": "asymmetric", "organ": "brainstem", "severity": "error", "message": "Brainstem: odd."},
+)
+
+
+class Child:
+    """Stands for the child process."""
+
+    def __init__(self, arguments):
+        self.folder = Path(arguments[2])
+        self.lines, self.code, self.ended = [], None, False
+
+    def poll(self):
+        lines, self.lines = self.lines, []
+        return lines, self.code
+
+    def end(self):
+        self.ended, self.code = True, -9
+
+    def say(self, **message):
+        self.lines.append("@focusnet " + json.dumps(message))
+
+    def finish(self):
+        from FocusNetSegmentationLib.exchange import Report, read_request, write_report
+
+        volume, options = read_request(self.folder)
+        labels = LabelMap((volume.array // 100).astype(np.uint8), volume.geometry, KEYS)
+        organs = {key: {"volume_ml": 1.5, "confidence": 0.9, "flags": []} for key in KEYS.values()}
+        organs["lens_l"] = {"volume_ml": 0.0, "confidence": 0.0, "flags": []}
+        stamp = {"model": str(options.model)}
+        write_report(self.folder, Report(labels, organs, FLAGS, ("memory was short",), stamp, 12.3))
+        self.code = 0
+
+
+@pytest.fixture
+def add_ct(scene):
+    """Adds a CT with three blocks for organs."""
+    import slicer
+
+    def add(name="CT"):
+        array = np.zeros((12, 20, 30), np.int16)
+        array[2:5, 4:9, 20:27] = 100
+        array[2:5, 4:9, 3:10] = 200
+        array[6:11, 8:15, 12:18] = 300
+        return slicer.util.addVolumeFromArray(array, np.diag([-2.0, -2.0, 3.0, 1.0]), name)
+
+    return add
+
+
+@pytest.fixture
+def outside(module, monkeypatch, tmp_path):
+    """What lies outside of the panel, to be changed by a test."""
+    from FocusNetSegmentationLib.panel import ModelChoice
+
+    world = SimpleNamespace(missing=[], children=[], installed=[], asked=[], answer=True, open_path="", save_path="")
+    world.models = [
+        ModelChoice("openkbp7", "Seven organs.", ("parotid_l", "parotid_r", "brainstem", "lens_l")),
+        ModelChoice("phantom22", "All organs.", ("eye_l", "eye_r")),
+        ModelChoice("broken", "", (), "E_BUNDLE_SCHEMA: damaged."),
+    ]
+
+    def install(missing, wheels):
+        world.installed.append((list(missing), wheels))
+        world.missing = []
+
+    def install_model(path):
+        if path.name == "bad.zip":
+            raise FocusNetError("E_BUNDLE_FORMAT", "no bundle")
+        return "phantom22"
+
+    real = module.FocusNetSegmentationLogic.services
+    monkeypatch.setattr(
+        module.FocusNetSegmentationLogic,
+        "services",
+        lambda self: replace(
+            real(self),
+            models=lambda: [] if world.missing else world.models,
+            missing_packages=lambda: world.missing,
+            install_packages=install,
+            install_model=install_model,
+            confirm=lambda text: world.asked.append(text) or world.answer,
+            ask_open=lambda title, kind: world.open_path,
+            ask_save=lambda title, kind: world.save_path,
+        ),
+    )
+    import FocusNetSegmentationLib.job as job
+
+    monkeypatch.setattr(
+        job, "start_python", lambda arguments: world.children.append(Child(arguments)) or world.children[-1]
+    )
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    world.temporary = tmp_path / "temporary"
+    return world
+
+
+@pytest.fixture
+def widget(module, outside, add_ct):
+    """The panel with one CT in the scene."""
+    add_ct()
+    widget = module.FocusNetSegmentationWidget()
+    widget.setup()
+    yield widget
+    widget.cleanup()
+
+
+def nodes(scene):
+    return scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+
+
+def table(ui):
+    return [[ui.resultTable.item(r, c).text() for c in range(4)] for r in range(ui.resultTable.rowCount)]
+
+
+def test_what_a_user_sees_first(widget, scene):
+    ui = widget.ui
+    assert ui.inputVolumeSelector.currentNode().GetName() == "CT"
+    assert ui.modelComboBox.currentText == "openkbp7"
+    assert ui.modelInfoLabel.text == "Seven organs. 4 organs."
+    assert ui.outputComboBox.currentText == "One segmentation per organ, in a folder"
+    assert ui.segmentButton.enabled
+    assert not ui.cancelButton.enabled
+    assert not ui.resultCollapsibleButton.isVisibleTo(widget.parent)
+    assert ui.advancedCollapsibleButton.collapsed
+    assert "Research use only" in ui.disclaimerLabel.text
+
+
+def test_without_a_ct_there_is_nothing_to_press(widget, scene):
+    import slicer
+
+    for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"):
+        scene.RemoveNode(node)
+    assert not widget.ui.segmentButton.enabled
+
+
+def test_click_segments_and_shows_flagged_organs_first(widget, outside, scene):
+    ui = widget.ui
+    ui.segmentButton.click()
+    (child,) = outside.children
+    assert not ui.segmentButton.enabled
+    assert ui.cancelButton.enabled
+    child.say(kind="progress", stage="segmenting", share=0.42, seconds_left=75.0)
+    child.lines.append("a library talks")
+    widget.panel.poll()
+    assert ui.progressBar.value == 42
+    assert ui.statusLabel.text == "Segmenting: 42%, about 1:15 min left"
+    assert ui.logTextEdit.toPlainText() == "a library talks"
+    child.finish()
+    widget.panel.poll()
+    assert nodes(scene) == 3
+    assert [row[0] for row in table(ui)] == [
+        "Brainstem",
+        "Left parotid gland",
+        "Right parotid gland",
+        "Left eye lens",
+    ]
+    assert table(ui)[0] == ["Brainstem", "1.50", "0.90", "odd."]
+    assert table(ui)[3][1] == "not found"
+    assert ui.flagsLabel.text.startswith("WARNING: The scan is short.\n3 of 4 organs in 12 s; 1 to look at")
+    assert ui.segmentButton.enabled
+    assert not ui.cancelButton.enabled
+    assert ui.saveButton.enabled
+    assert "memory was short" in ui.logTextEdit.toPlainText()
+    assert list(outside.temporary.iterdir()) == []
+
+
+def test_choices_reach_the_job(widget, outside, scene):
+    ui = widget.ui
+    ui.outputComboBox.setCurrentIndex(1)
+    ui.deviceComboBox.setCurrentIndex(1)
+    ui.fastCheckBox.click()
+    import qt
+
+    ui.organsList.item(3).setCheckState(qt.Qt.Unchecked)
+    ui.segmentButton.click()
+    request = json.loads((outside.children[0].folder / "request.json").read_text())
+    assert request["model"] == "openkbp7"
+    assert request["organs"] == ["parotid_l", "parotid_r", "brainstem"]
+    assert (request["device"], request["fast"]) == ("cpu", True)
+    outside.children[0].finish()
+    widget.panel.poll()
+    assert nodes(scene) == 1
+
+
+def test_replacing_is_a_choice(widget, outside, scene):
+    def run():
+        widget.ui.segmentButton.click()
+        outside.children[-1].finish()
+        widget.panel.poll()
+
+    run()
+    run()
+    assert nodes(scene) == 6
+    widget.ui.replaceCheckBox.click()
+    run()
+    assert nodes(scene) == 3
+
+
+def test_several_volumes_in_sequence(widget, outside, scene, add_ct):
+    second = add_ct("CT 2")
+    widget.ui.segmentButton.click()
+    outside.children[-1].finish()
+    widget.panel.poll()
+    widget.ui.inputVolumeSelector.setCurrentNode(second)
+    widget.ui.segmentButton.click()
+    assert widget.ui.resultTable.rowCount == 0
+    outside.children[-1].finish()
+    widget.panel.poll()
+    from FocusNetSegmentationLib import mrml
+
+    assert len(mrml.results_on(second)) == 3
+
+
+def test_cancel(widget, outside, scene):
+    widget.ui.segmentButton.click()
+    widget.ui.cancelButton.click()
+    assert outside.children[0].ended
+    assert widget.ui.statusLabel.text == "Cancelled; the scene is as it was."
+    assert widget.ui.segmentButton.enabled
+    assert nodes(scene) == 0
+    assert list(outside.temporary.iterdir()) == []
+
+
+def test_failure_shows_its_cause(widget, outside, scene):
+    widget.ui.segmentButton.click()
+    outside.children[0].say(kind="error", code="E_NOT_HU", message="The values are no HU.")
+    outside.children[0].code = 2
+    widget.panel.poll()
+    assert widget.ui.statusLabel.text == "E_NOT_HU: The values are no HU."
+    assert widget.ui.segmentButton.enabled
+    assert nodes(scene) == 0
+
+
+def test_timer_asks_the_child(widget, outside, application):
+    import time
+
+    from PySide6.QtWidgets import QApplication
+
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    end = time.monotonic() + 30
+    while widget.panel.is_running and time.monotonic() < end:
+        QApplication.processEvents()
+    assert widget.ui.statusLabel.text.startswith("Done")
+
+
+def test_closing_the_scene_stops_and_forgets(widget, outside, scene, add_ct):
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    widget.panel.poll()
+    widget.ui.segmentButton.click()
+    scene.Clear(0)
+    assert outside.children[1].ended
+    assert not widget.panel.is_running
+    assert not widget.ui.saveButton.enabled
+    assert not widget.ui.segmentButton.enabled
+    add_ct("next")
+    widget.enter()
+    widget.ui.segmentButton.click()
+    assert len(outside.children) == 3
+
+
+def test_removing_the_ct_mid_run_is_told(widget, outside, scene):
+    import slicer
+
+    widget.ui.segmentButton.click()
+    scene.RemoveNode(slicer.util.getNode("CT"))
+    widget.panel.poll()
+    assert outside.children[0].ended
+    assert widget.ui.statusLabel.text.startswith("E_VOLUME_GONE")
+
+
+def test_choices_stay_with_the_scene(widget, outside, scene, tmp_path):
+    import qt
+    from FocusNetSegmentationLib.storage import save_scene
+
+    widget.ui.outputComboBox.setCurrentIndex(1)
+    widget.ui.fastCheckBox.click()
+    widget.ui.organsList.item(0).setCheckState(qt.Qt.Unchecked)
+    save_scene(tmp_path / "s.mrb")
+    scene.Clear(1)
+    widget.enter()
+    assert widget.ui.outputComboBox.currentIndex == 0
+    assert not widget.ui.fastCheckBox.checked
+    scene.Clear(1)
+    assert scene.ReadFromMRB(str(tmp_path / "s.mrb"))
+    widget.enter()
+    assert widget.ui.outputComboBox.currentIndex == 1
+    assert widget.ui.fastCheckBox.checked
+    states = [widget.ui.organsList.item(n).checkState() == qt.Qt.Checked for n in range(4)]
+    assert states == [False, True, True, True]
+
+
+def test_models(widget, outside):
+    import qt
+
+    ui = widget.ui
+    ui.organsList.item(0).setCheckState(qt.Qt.Unchecked)
+    ui.modelComboBox.setCurrentIndex(1)
+    assert ui.modelInfoLabel.text == "All organs. 2 organs."
+    assert [ui.organsList.item(n).checkState() for n in range(2)] == [qt.Qt.Checked] * 2
+    ui.modelComboBox.setCurrentIndex(2)
+    assert ui.modelInfoLabel.text == "E_BUNDLE_SCHEMA: damaged."
+
+
+def test_no_organ_ticked_is_said(widget, outside):
+    import qt
+
+    for n in range(4):
+        widget.ui.organsList.item(n).setCheckState(qt.Qt.Unchecked)
+    widget.ui.segmentButton.click()
+    assert outside.children == []
+    assert "tick at least one" in widget.ui.statusLabel.text
+    widget.enter()
+    assert widget.ui.organsList.item(0).checkState() == qt.Qt.Unchecked
+
+
+def test_packages_are_installed_only_when_the_user_agrees(module, outside, add_ct, scene, tmp_path):
+    add_ct()
+    outside.missing = ["torch>=2.4"]
+    widget = module.FocusNetSegmentationWidget()
+    widget.setup()
+    assert widget.ui.modelComboBox.count == 0
+    outside.answer = False
+    widget.ui.segmentButton.click()
+    assert outside.children == outside.installed == []
+    assert "torch>=2.4" in outside.asked[0]
+    outside.answer = True
+    widget.ui.wheelsPathEdit.currentPath = str(tmp_path)
+    widget.ui.segmentButton.click()
+    assert outside.installed == [(["torch>=2.4"], tmp_path)]
+    assert widget.ui.modelComboBox.currentText == "openkbp7"
+    assert len(outside.children) == 1
+    widget.cleanup()
+    assert outside.children[0].ended
+
+
+def test_failed_installation_is_told(widget, outside, monkeypatch):
+    outside.missing = ["torch>=2.4"]
+
+    def fail(missing, wheels):
+        raise FocusNetError("E_PACKAGE", "no disk")
+
+    monkeypatch.setattr(widget.panel, "_services", replace(widget.panel._services, install_packages=fail))
+    widget.ui.segmentButton.click()
+    assert widget.ui.statusLabel.text == "E_PACKAGE: no disk"
+    assert outside.children == []
+
+
+def test_install_a_model_from_a_file(widget, outside):
+    widget.ui.installModelButton.click()
+    assert widget.ui.modelComboBox.currentText == "openkbp7"
+    outside.open_path = "model.zip"
+    widget.ui.installModelButton.click()
+    assert widget.ui.modelComboBox.currentText == "phantom22"
+    outside.open_path = "bad.zip"
+    widget.ui.installModelButton.click()
+    assert widget.ui.statusLabel.text == "E_BUNDLE_FORMAT: no bundle"
+
+
+def test_click_on_a_row_jumps_to_the_organ(widget, outside, scene):
+    view = scene.AddNewNodeByClass("vtkMRMLSliceNode")
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    widget.panel.poll()
+    widget.ui.resultTable.cellClicked.emit(0, 0)
+    matrix = view.GetSliceToRAS()
+    centre = [matrix.GetElement(row, 3) for row in range(3)]
+    np.testing.assert_allclose(centre, (-2 * 14.5, -2 * 11, 3 * 8), atol=3)
+    widget.ui.resultTable.cellClicked.emit(3, 0)  # not found: no jump, no error
+    assert [view.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == centre
+
+
+def test_save_writes_the_organs_as_they_are(widget, outside, scene, tmp_path):
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    widget.panel.poll()
+    outside.save_path = ""
+    widget.ui.saveButton.click()
+    outside.save_path = str(tmp_path / "Organe für RT")
+    widget.ui.saveButton.click()
+    assert widget.ui.statusLabel.text == "Saved Organe für RT.seg.nrrd."
+    array = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "Organe für RT.seg.nrrd")))
+    assert np.unique(array).size == 4
+    scene.Clear(0)
+
+
+def test_saving_a_removed_result_is_refused(widget, outside, scene, tmp_path):
+    import slicer
+
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    widget.panel.poll()
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        scene.RemoveNode(node)
+    outside.save_path = str(tmp_path / "x.seg.nrrd")
+    widget.ui.saveButton.click()
+    assert "removed" in widget.ui.statusLabel.text
+    assert not (tmp_path / "x.seg.nrrd").exists()
+
+
+def test_code_and_ui_file_name_the_same_widgets(root, module):
+    house = root / "FocusNetSegmentation"
+    text = (house / "Resources/UI/FocusNetSegmentation.ui").read_text()
+    names = set(re.findall(r'<widget class="\w+" name="(\w+)"', text))
+    code = (house / "FocusNetSegmentationLib/panel.py").read_text() + (house / "FocusNetSegmentation.py").read_text()
+    assert set(re.findall(r"\bui\.(\w+)", code)) <= names
+    bound = set(re.findall(r'"SlicerParameterName"[^>]*>\s*<string[^>]*>(\w+)<', text))
+    assert bound == {"inputVolume", "output", "device", "fast", "replace"}
+    for name in bound:
+        assert hasattr(module.FocusNetSegmentationParameterNode, name)
+
+
+def test_module_introduces_itself(module, application):
+    import types
+
+    parent = types.SimpleNamespace()
+    module.FocusNetSegmentation(parent)
+    assert parent.title == "FocusNet Segmentation"
+    assert parent.categories == ["Segmentation"]
+    assert "Research use only" in parent.helpText
+    assert "Medical Image Analysis" in parent.acknowledgementText
+    ((signal, slot),) = application.started
+    assert signal == "startupCompleted()"
+    slot()
+
+
+def test_self_test_of_the_module_passes(module, scene):
+    module.FocusNetSegmentationTest().runTest()
+
+
+def test_logic_segments_from_the_console(module, monkeypatch, add_ct):
+    import FocusNetSegmentationLib.logic as library
+
+    calls = []
+
+    class Logic:
+        def segment(self, *arguments):
+            calls.append(arguments)
+            return "outcome"
+
+    monkeypatch.setattr(library, "SegmentationLogic", Logic)
+    logic, ct = module.FocusNetSegmentationLogic(), add_ct()
+    assert logic.segment(ct, model="m", perOrganNodes=False) == "outcome"
+    assert calls == [(ct, "m", None, "auto", None, False)]
+
+
+def test_models_of_this_computer(module, monkeypatch, tmp_path):
+    from FocusNetSegmentationLib import packages
+
+    broken = tmp_path / "models" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "bundle.json").write_text("{}")
+    monkeypatch.setenv("FOCUSNET_MODELS", str(tmp_path / "models"))
+    choices = {choice.name: choice for choice in module.FocusNetSegmentationLogic.models()}
+    assert "E_BUNDLE_SCHEMA" in choices["broken"].problem
+    monkeypatch.setattr(packages, "missing_packages", lambda: ["pydantic>=2.7"])
+    assert module.FocusNetSegmentationLogic.models() == []
+
+
+def test_stand_ins_are_as_strict_as_pythonqt(widget):
+    with pytest.raises(AttributeError, match="unknown attribute"):
+        widget.ui.segmentButton.colour = "red"
+    with pytest.raises(ValueError, match="no signal"):
+        widget.ui.segmentButton.connect("pushed()", print)
+    with pytest.raises(TypeError):
+        widget.ui.segmentButton.text()
