@@ -237,9 +237,10 @@ def test_a_signal_while_segmenting_stops_at_once_and_leaves_nothing(tiny_bundle,
     write_image(ct, tmp_path / "ct.nrrd")
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from focusnet import cli\n"
         "from focusnet.computation import Computation\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs start with it ignored
         "def run(*_):\n"
         "    print('computing', flush=True)\n"
         "    time.sleep(60)\n"
