@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--organs", type=int, default=22, help="number of organs, 22 at most")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore")
 
     reference, prediction = organ_labels(arguments.organs, 1), organ_labels(arguments.organs, 2)
     keys = list(reference.organs.values())

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,8 @@ from focusnet.errors import Cancelled, FocusNetError
 from focusnet.evaluation import EvaluationOptions, compare, evaluate
 from focusnet.evaluation.case import CSV_COLUMNS
 from focusnet.evaluation.plan import read_annotations
+from focusnet.geometry import Volume
+from focusnet.io.image import write_image
 from focusnet.io.segmentation import write_segmentation
 
 SERIAL = EvaluationOptions(jobs=1)
@@ -239,6 +243,37 @@ def test_methods_need_names_of_their_own(folders):
     for name in ("prediction", "reference", "second observer", "Prediction"):
         options = replace(SERIAL, others={name: folders / "new"})
         assert code_of(compare, folders / "ref", folders / "new", options) == "E_USAGE"
+
+
+def test_names_left_out_on_purpose_are_not_called_unknown(folders):
+    names = folders / "names.csv"
+    names.write_text("name,organ\nParotid_R,\n")
+    result = compare(folders / "ref", folders / "new", replace(SERIAL, spellings=names))
+    assert {row.organ for row in result.rows["prediction"]} == {"parotid_l"}
+    assert result.unscored.unmapped == {}
+
+
+def test_cases_without_a_ct_are_listed(folders, blocks):
+    geometry = blocks({}).geometry
+    hu = np.where(np.indices(geometry.shape_zyx)[0] > 4, 40, -1000).astype(np.int16)
+    write_image(Volume(hu, geometry), folders / "ct" / "p2_0000.nrrd")
+    result = compare(folders / "ref", folders / "new", replace(SERIAL, ct=folders / "ct"))
+    assert result.unscored.no_image == ("p1", "p3")
+    assert [job.reading.ct is None for job in result.jobs] == [True, False, True]
+
+
+def test_a_worker_that_dies_is_reported(folders, monkeypatch):
+    class Dying(ThreadPoolExecutor):
+        def __init__(self, processes, mp_context):
+            super().__init__(processes)
+
+        def submit(self, *_):
+            future = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+
+    monkeypatch.setattr("focusnet.evaluation.run.ProcessPoolExecutor", Dying)
+    assert code_of(compare, folders / "ref", folders / "new", replace(SERIAL, jobs=2)) == "E_WORKER"
 
 
 def test_tables_need_a_known_form(folders):

@@ -97,7 +97,8 @@ class OrganMasks:
             pieces = _pieces(segments[0].array, [segment.label for segment in segments])
             found |= {segment.name: pieces[segment.label] for segment in segments}
         masks = {keys[name]: found[name] for name in segmentation.names if name in keys}
-        return cls(segmentation.geometry, masks, tuple(name for name in segmentation.names if name not in keys))
+        unmapped = [name for name in segmentation.names if name not in keys]
+        return cls(segmentation.geometry, masks, not_left_out(unmapped, spellings))
 
     def to_labelmap(self) -> LabelMap:
         """Exclusive labels on the own grid; where organs overlap, the smaller one stays whole."""
@@ -170,6 +171,11 @@ def keys_of_names(names: Iterable[str], spellings: Mapping[str, str] | None = No
             )
         keys[match.name], taken[match.organ] = match.organ, match.name
     return keys
+
+
+def not_left_out(names: Iterable[str], spellings: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Names without those that the table of own spellings leaves out on purpose."""
+    return tuple(m.name for m in match_names(names, spellings) if not (m.source == "table" and m.organ is None))
 
 
 def finer(reference: Geometry, other: Geometry) -> Geometry:

@@ -69,6 +69,7 @@ class Unscored:
         no_reference: Organs that some prediction and no reference names.
         unmapped: Names unknown to the organ catalogue, with the sources that hold them.
         absent: Cases that a further method or the observer does not hold, by method.
+        no_image: Cases without a CT where CTs are given.
     """
 
     reference_only: tuple[str, ...]
@@ -77,6 +78,7 @@ class Unscored:
     no_reference: tuple[str, ...]
     unmapped: Mapping[str, tuple[str, ...]]
     absent: Mapping[str, tuple[str, ...]]
+    no_image: tuple[str, ...]
 
 
 def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple[tuple[CaseJob, ...], Unscored]:
@@ -86,7 +88,7 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
         FocusNetError: ``E_NO_CASES``, ``E_USAGE``, ``E_UNKNOWN_ORGAN``, ``E_LABEL_NAMES``, ``E_NAME_TABLE``,
             ``E_CASES``.
     """
-    names = [options.name, *options.others]
+    reference, names = Path(reference), [options.name, *options.others]
     if len({REFERENCE, OBSERVER, *(name.casefold() for name in names)}) < len(names) + 2:
         raise FocusNetError("E_USAGE", f"Each method needs a name of its own; got {', '.join(names)}.")
     if unknown := set(options.tables) - set(TABLE_FORMS):
@@ -132,6 +134,7 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
         no_reference=(),
         unmapped={},
         absent={name: cases_without for name, cases_without in absent.items() if cases_without},
+        no_image=tuple(case for case in cases if options.ct is not None and case not in images),
     )
     return jobs, unscored
 
@@ -150,7 +153,9 @@ def read_annotations(path: str | Path) -> dict[str, tuple[str, ...]]:
         matches = {case: match_names(names) for case, names in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FocusNetError(
-            "E_CASES", f"'{path.name}' does not list the annotated organs of each case; see the documentation."
+            "E_CASES",
+            f"'{path.name}' does not list the organs of each case; write "
+            '{"cases": {"CASE": {"scored": ["Brainstem"]}}}.',
         ) from error
     unknown = sorted({match.name for found in matches.values() for match in found if match.organ is None})
     if unknown:

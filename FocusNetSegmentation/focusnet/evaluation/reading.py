@@ -20,7 +20,7 @@ from pathlib import Path
 
 from focusnet import organs
 from focusnet.errors import FocusNetError
-from focusnet.evaluation.masks import CroppedMask, OrganMasks, keys_of_names
+from focusnet.evaluation.masks import CroppedMask, OrganMasks, keys_of_names, not_left_out
 from focusnet.geometry import Geometry
 from focusnet.io import read_volume
 from focusnet.io.dicom import is_dicom
@@ -183,7 +183,7 @@ def read_label_names(path: str | Path) -> dict[int, str]:
             raise ValueError("label values are whole numbers")
     except (OSError, ValueError, AttributeError) as error:
         raise FocusNetError(
-            "E_LABEL_NAMES", f"'{path.name}' holds no table of label names and whole numbers; see the documentation."
+            "E_LABEL_NAMES", f"'{path.name}' holds no table of label names; write {{\"Parotid_L\": 1}} for each label."
         ) from error
     return {value: name for value, name in pairs if value != 0}
 
@@ -241,7 +241,8 @@ def _read_mask_per_organ(files: list[Path], settings: ReadSettings) -> OrganMask
         masks[keys[case_name(file)]] = CroppedMask.of(image.array)
     if geometry is None:
         raise FocusNetError("E_NO_CASES", f"No file in '{files[0].parent.name}' is named after a known organ.")
-    return OrganMasks(geometry, masks, tuple(case_name(f) for f in files if case_name(f) not in keys))
+    unmapped = [case_name(file) for file in files if case_name(file) not in keys]
+    return OrganMasks(geometry, masks, not_left_out(unmapped, settings.spellings))
 
 
 def _read_structures(path: Path, ct: Path, settings: ReadSettings) -> OrganMasks:
@@ -250,4 +251,5 @@ def _read_structures(path: Path, ct: Path, settings: ReadSettings) -> OrganMasks
     geometry = read_volume(ct).geometry
     structures = read_rtstruct(path, geometry, RTStructRules(names=settings.spellings)).structures
     masks = {s.organ: CroppedMask.of(s.crop, s.box.start_zyx) if s.box else None for s in structures if s.organ}
-    return OrganMasks(geometry, masks, tuple(s.name for s in structures if s.organ is None))
+    unmapped = [structure.name for structure in structures if structure.organ is None]
+    return OrganMasks(geometry, masks, not_left_out(unmapped, settings.spellings))

@@ -143,6 +143,7 @@ def _notices(result: EvaluationResult, first: str) -> list[Notice]:
         ("warn", "Cases without prediction", unscored.reference_only),
         ("warn", "Cases without reference", unscored.prediction_only),
         ("warn", "Not in every method", [f"{name}: {', '.join(cases)}" for name, cases in unscored.absent.items()]),
+        ("warn", "Without CT", unscored.no_image),
         ("info", "Different grids", [f"{count} × {text}" for text, count in mixed.items()]),
         ("info", "Empty on both sides", _listed(rows, "both_empty")),
     ]

@@ -78,6 +78,7 @@ def evaluate(
             every case fails.
     """
     options = options or EvaluationOptions()
+    output = Path(output)
     check_output_folder(output, options.overwrite)
     result = compare(reference, prediction, options, progress)
     return replace(result, written=write_outputs(result, output))
@@ -114,7 +115,9 @@ def _outcomes(jobs: Sequence[CaseJob], processes: int) -> Iterator[CaseOutcome]:
                 yield future.result()
         except BrokenProcessPool as error:
             raise FocusNetError(
-                "E_WORKER", "A worker process ended unexpectedly, perhaps out of memory; run again with one job."
+                "E_WORKER",
+                "A worker process ended unexpectedly: out of memory, or started from a script that does not guard its "
+                "calls with if __name__ == '__main__'; run again with one job.",
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
