@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
-
 from focusnet import organs
 from focusnet.evaluation import evaluate_case
 from focusnet.evaluation.case import Row
 from focusnet.geometry import Geometry, LabelMap
+from numpy.typing import NDArray
 
 SHAPE = (200, 512, 512)
 SPACING_ZYX = (2.5, 0.98, 0.98)

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from focusnet.geometry import Geometry, LabelMap
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-from focusnet.geometry import Geometry, LabelMap
 
 
 @pytest.fixture

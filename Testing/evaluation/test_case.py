@@ -4,7 +4,6 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-
 from focusnet import organs
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.case import CSV_COLUMNS, CaseSettings, axial_axis, evaluate_case

@@ -7,7 +7,6 @@ reaches 0.95 of the whole, as here.
 
 import numpy as np
 import pytest
-
 from focusnet import organs
 from focusnet.evaluation.case import CaseSettings, evaluate_case
 from focusnet.evaluation.masks import OrganMasks

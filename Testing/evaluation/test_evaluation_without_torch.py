@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import numpy as np
-
 from focusnet.io.segmentation import write_segmentation
 
 BLOCKED = ("torch", "matplotlib", "slicer", "vtk", "qt")

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
-
 from focusnet.evaluation.localisation import centroid_mm, centroid_shift, summarise_localisation
 from focusnet.geometry import Geometry
+from scipy.spatial.transform import Rotation
 
 
 def test_centroid_of_two_voxels_on_an_oblique_grid():

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
-
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.masks import CroppedMask, OrganMasks, check_comparable, finer, keys_of_names
 from focusnet.geometry import Box, Geometry, LabelMap, Volume, resample
 from focusnet.io.segmentation import Segment, Segmentation
+from scipy.spatial.transform import Rotation
 
 
 def block(shape, *slices):

@@ -1,7 +1,6 @@
 """The page of the two observers shows what the evaluation computes."""
 
 import pytest
-
 from focusnet.evaluation import EvaluationOptions, compare
 from focusnet.evaluation.tables import markdown, measures_table
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
+from focusnet.evaluation.overlap import added_path_length, dice, slice_dice, worst_slice
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-from focusnet.evaluation.overlap import added_path_length, dice, slice_dice, worst_slice
 
 
 def block(shape, *slices):

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import generate_uid
-
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.case import evaluate_case, lay_over
 from focusnet.evaluation.reading import (
@@ -21,6 +19,7 @@ from focusnet.geometry import Geometry, LabelMap, to_sitk
 from focusnet.io.dicom import read_series, read_series_reference
 from focusnet.io.rtstruct import write_rtstruct
 from focusnet.io.segmentation import Segment, Segmentation, write_segmentation
+from pydicom.uid import generate_uid
 
 ORGANS = {"parotid_l": np.s_[2:6, 3:7, 8:12], "parotid_r": np.s_[2:6, 3:7, 1:5], "lens_l": None}
 

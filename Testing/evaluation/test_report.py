@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-
 from focusnet import DISCLAIMER, __version__
 from focusnet.evaluation import EvaluationOptions, compare
 from focusnet.evaluation.case import evaluate_case, lay_over

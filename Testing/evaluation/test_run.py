@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from focusnet import DISCLAIMER
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.evaluation import EvaluationOptions, compare, evaluate

@@ -2,10 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from scipy import stats
-
 from focusnet.evaluation.case import Row
 from focusnet.evaluation.statistics import (
     POOLED,
@@ -16,6 +12,9 @@ from focusnet.evaluation.statistics import (
     summarise,
     wilcoxon,
 )
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
 
 
 def row(case, organ, dsc, state="ok", **measures):

@@ -4,12 +4,6 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy import ndimage
-from scipy.spatial.distance import cdist
-
 from focusnet.evaluation import surface
 from focusnet.evaluation.surface import (
     SurfaceDistances,
@@ -21,6 +15,11 @@ from focusnet.evaluation.surface import (
     surface_distances,
     surface_element_areas,
 )
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 AXIS_PERMUTATIONS = list(product(permutations(range(3)), product((False, True), repeat=3)))
 

@@ -1,7 +1,6 @@
 """Tables in the layout of the papers."""
 
 import pytest
-
 from focusnet.evaluation.case import Row
 from focusnet.evaluation.statistics import compare_methods
 from focusnet.evaluation.summary import agreement, mean_over_organs, summarise_rows, worst_rows
