@@ -5,12 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from focusnet.errors import FocusNetError
+from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, from_sitk, resample, to_sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-
-from focusnet.errors import FocusNetError
-from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, from_sitk, resample, to_sitk
 
 SIGNED_PERMUTATIONS = [
     (axes, signs) for axes in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
