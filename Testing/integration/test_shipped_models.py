@@ -1,0 +1,187 @@
+"""The shipped models through the whole pipeline: quality, sides and place in every orientation, repeatability."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from focusnet.bundle import load_bundle
+from focusnet.cli import run as focusnet
+from focusnet.evaluation.overlap import dice
+from focusnet.geometry import Geometry, Volume, resample
+from focusnet.inference import Predictor
+from focusnet.io.dicom import read_series
+from focusnet.model_store import find_bundle
+from focusnet.organs import organ
+from focusnet_training.phantom import PhantomOptions, make_phantom
+from scipy.spatial.transform import Rotation
+
+UNSEEN_SEED = 990_001
+SMALL_SHIFT_MM = 1.0
+WEIGHT_LIMIT = 12 * 2**20
+
+
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(UNSEEN_SEED, PhantomOptions(spacing_xyz=(1.5, 1.5, 2.5)))
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor(load_bundle(find_bundle("phantom22")), "cpu")
+
+
+@pytest.fixture(scope="module")
+def straight(phantom, predictor):
+    return predictor.predict(phantom.volume)
+
+
+def centroids_mm(labelmap):
+    found = {}
+    for key in labelmap.organs.values():
+        index = np.argwhere(labelmap.mask(key))
+        if len(index):
+            found[key] = labelmap.geometry.index_to_world(index).mean(axis=0)
+    return found
+
+
+def assert_same_place(expected, got, tolerance_mm=SMALL_SHIFT_MM):
+    assert expected.keys() == got.keys()
+    for key, centre in expected.items():
+        assert np.linalg.norm(got[key] - centre) < tolerance_mm, key
+
+
+def reordered(volume, axes, signs):
+    """The same voxels in another axis order, the header to match."""
+    array = volume.array.transpose(axes)[tuple(slice(None, None, s) for s in signs)]
+    index = np.zeros((3, 3))
+    start = np.zeros(3)
+    for new, (old, sign) in enumerate(zip(axes, signs, strict=True)):
+        index[old, new] = sign
+        start[old] = 0 if sign > 0 else volume.array.shape[old] - 1
+    affine = np.eye(4)
+    affine[:3, :3] = volume.geometry.affine[:3, :3] @ index[::-1, ::-1]
+    affine[:3, 3] = volume.geometry.index_to_world(start)
+    return Volume(np.ascontiguousarray(array), Geometry(array.shape, affine))
+
+
+@pytest.mark.parametrize("name", ["phantom22", "openkbp7"])
+def test_shipped_bundles_are_sound_and_small(name, root):
+    folder = root / "Models" / name
+    bundle = load_bundle(folder)
+    assert bundle.spec.name == name
+    assert sum(p.stat().st_size for p in folder.iterdir()) < WEIGHT_LIMIT
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert all(organ(key).tg263 in card for key in bundle.spec.organs)
+
+
+def test_unseen_phantom_is_segmented_well(phantom, straight, predictor):
+    scores = {k: dice(phantom.labels.mask(k), straight.labelmap.mask(k)) for k in predictor.spec.organs}
+    assert np.mean(list(scores.values())) >= 0.85
+    assert np.mean([scores[k] for k in predictor.spec.small_organs]) >= 0.75
+    assert min(scores.values()) > 0.4
+
+
+def test_left_is_the_patient_s_left(straight):
+    centres = centroids_mm(straight.labelmap)
+    pairs = [k for k in centres if organ(k).side == "left"]
+    assert len(pairs) >= 9
+    for key in pairs:
+        assert centres[key][0] > centres[organ(key).partner][0]
+
+
+@pytest.mark.parametrize(
+    ("axes", "signs"),
+    [((0, 1, 2), (1, 1, -1)), ((0, 1, 2), (-1, -1, 1)), ((2, 0, 1), (1, -1, 1)), ((1, 2, 0), (-1, -1, -1))],
+)
+def test_another_axis_order_gives_the_same_labels(phantom, straight, predictor, axes, signs):
+    got = predictor.predict(reordered(phantom.volume, axes, signs)).labelmap
+    back = reordered(Volume(straight.labelmap.array, straight.labelmap.geometry), axes, signs)
+    assert (got.array != back.array).mean() < 1e-4
+    assert_same_place(centroids_mm(straight.labelmap), centroids_mm(got))
+
+
+def test_an_oblique_copy_gives_the_organs_at_the_same_place(phantom, straight, predictor):
+    rotation = Rotation.from_euler("xyz", (10, -6, 14), degrees=True).as_matrix()
+    source = phantom.volume.geometry
+    spacing = np.array((1.2, 1.2, 1.6))
+    size_xyz = np.ceil(np.array(source.shape_zyx[::-1]) * source.spacing_xyz * 1.25 / spacing).astype(int)
+    origin = source.center_mm - rotation @ ((size_xyz - 1) / 2 * spacing)
+    x, y, z = (int(n) for n in size_xyz)
+    grid = Geometry.from_parts((z, y, x), spacing, origin, rotation)
+    oblique = predictor.predict(resample(phantom.volume, grid, fill=-1024)).labelmap
+    assert_same_place(centroids_mm(straight.labelmap), centroids_mm(oblique))
+
+
+def test_the_same_scan_gives_the_same_bits_twice(phantom, straight, predictor):
+    again = predictor.predict(phantom.volume)
+    assert hashlib.sha256(again.labelmap.array).digest() == hashlib.sha256(straight.labelmap.array).digest()
+
+
+def test_under_a_linear_transform_in_the_scene_the_organs_stay_in_place(phantom, straight):
+    """The CT's own grid is moved away and a parent transform brings it back: the world is the same."""
+    slicer = pytest.importorskip("slicer")
+    from FocusNetSegmentationLib import mrml, runtime
+    from FocusNetSegmentationLib.logic import SegmentationLogic
+
+    runtime.ensure()
+    import vtk
+
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("zxy", (25, -10, 40), degrees=True).as_matrix()
+    matrix[:3, 3] = (30, -70, 15)
+    moved = Volume(phantom.volume.array, phantom.volume.geometry.transformed(np.linalg.inv(matrix)))
+    node = mrml.volume_to_node(moved, "CT")
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    flip = np.diag([-1.0, -1, 1, 1])  # LPS to RAS
+    to_parent = vtk.vtkMatrix4x4()
+    to_parent.DeepCopy((flip @ matrix @ flip).ravel())
+    transform.SetMatrixTransformToParent(to_parent)
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    outcome = SegmentationLogic().segment(node, model="phantom22", device="cpu")
+    expected, got = centroids_mm(straight.labelmap), centroids_mm(outcome.analysis.labelmap)
+    assert_same_place(expected, got)
+    for key in ("parotid_l", "lens_r", "optic_chiasm"):
+        segmentation = outcome.result.nodes[key]
+        assert segmentation.GetTransformNodeID() == transform.GetID()
+    slicer.mrmlScene.Clear(False)
+
+
+@pytest.mark.realdata
+def test_planning_ct_gives_every_organ_in_its_place(shared_data, tmp_path, capsys):
+    series = shared_data / "dicom" / "hn_planning_ct"
+    target = tmp_path / "out.seg.nrrd"
+    assert focusnet(["segment", str(series), "-o", str(target), "--json", "-q"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert target.exists()
+    assert result["peak_memory_mib"] < 6 * 1024
+    assert result["organs"].keys() == {
+        *("brainstem", "spinal_cord", "parotid_l", "parotid_r", "mandible", "larynx", "esophagus")
+    }
+    for key, values in result["organs"].items():
+        low, high = organ(key).volume_range_ml
+        # Cord and esophagus end with the scan; the others are whole in it.
+        assert values["volume_ml"] > (0.2 if key in ("spinal_cord", "esophagus") else 0.8) * low, key
+        assert values["volume_ml"] < 1.5 * high, key
+    centres = centroids_mm(Predictor(load_bundle(find_bundle("openkbp7")), "cpu").predict(read_series(series)).labelmap)
+    x, y, z = 0, 1, 2
+    assert centres["parotid_l"][x] > centres["brainstem"][x] + 30
+    assert centres["parotid_r"][x] < centres["brainstem"][x] - 30
+    assert centres["brainstem"][z] > centres["mandible"][z] > centres["larynx"][z] > centres["esophagus"][z]
+    assert centres["mandible"][y] < centres["spinal_cord"][y] - 30
+    assert centres["larynx"][y] < centres["esophagus"][y] < centres["spinal_cord"][y]
+
+
+@pytest.mark.realdata
+def test_openkbp_validation_patients_agree_with_their_manual_contours(shared_data):
+    """A sample of the validation patients; the whole table is in the model card."""
+    from focusnet_training.datasets import read_case, read_dataset
+
+    dataset = read_dataset(shared_data / "openkbp")
+    openkbp = Predictor(load_bundle(find_bundle("openkbp7")), "cpu")
+    scores = []
+    for name in dataset.validation[::5]:
+        ct, truth = read_case(dataset, name)
+        labels = openkbp.predict(ct).labelmap
+        scores += [dice(truth.mask(k), labels.mask(k)) for k in openkbp.spec.organs if k in dataset.cases[name].scored]
+    assert np.mean(scores) > 0.65
