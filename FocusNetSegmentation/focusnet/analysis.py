@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from focusnet import DISCLAIMER, quality
 from focusnet.geometry import LabelMap, Volume
+from focusnet.organs import organ
 
 if TYPE_CHECKING:
     from focusnet.inference import Cancel, Prediction, Predictor, Progress
+
+NOT_LOCALISED = "not_localised"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +68,30 @@ def analyse(
     findings = quality.check_input(volume)
     prediction = predictor.predict(volume, organs, progress, cancel)
     findings += quality.check_output(prediction.labelmap, volume, list(prediction.organs))
+    flags = _not_localised(prediction) + [
+        {"code": flag.code, "organ": flag.organ or "", "severity": flag.severity, "message": flag.message}
+        for flag in findings
+    ]
     table = {
         key: {
             "volume_ml": round(result.volume_ml, 3),
             "confidence": round(result.confidence, 3),
-            "flags": [flag.code for flag in findings if flag.organ == key],
+            "flags": [flag["code"] for flag in flags if flag["organ"] == key],
         }
         for key, result in prediction.organs.items()
     }
-    flags = tuple(
-        {"code": flag.code, "organ": flag.organ or "", "severity": flag.severity, "message": flag.message}
-        for flag in findings
-    )
-    return Analysis(prediction, table, flags, time.perf_counter() - start)
+    return Analysis(prediction, table, tuple(flags), time.perf_counter() - start)
+
+
+def _not_localised(prediction: Prediction) -> list[dict[str, str]]:
+    """A flag for each small organ that SOL-Net does not see."""
+    return [
+        {
+            "code": NOT_LOCALISED,
+            "organ": key,
+            "severity": "warning",
+            "message": f"{organ(key).name}: not localised (peak {result.peak.height:.2f}); S-Net's answer was kept.",
+        }
+        for key, result in prediction.organs.items()
+        if result.peak is not None and not result.peak.found
+    ]

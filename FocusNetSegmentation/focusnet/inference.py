@@ -56,7 +56,7 @@ class Prediction:
         labelmap: On the native grid; label values are the model's classes.
         organs: Result of each organ asked for, by canonical key.
         certainty: Probability of each voxel's label in 255ths, native grid.
-        notes: What a user should know: fallbacks, organs not localised, stray voxels.
+        notes: What a user should know: fallbacks, stray voxels.
         settings: Version, model, weights hash, device, precision, pieces: what a repetition needs.
         seconds: Time of each stage.
         peak_memory_mib: Greatest resident memory of the process so far, None where unknown.
@@ -168,7 +168,7 @@ class Predictor:
             labels, certainty = native_labels(maps, channels, working, volume.geometry, step)
             self._tidy(labels, wanted, run)
             labelmap = LabelMap(labels, volume.geometry, {self.spec.organs.index(key) + 1: key for key in wanted})
-            results = self._results(labelmap, certainty, answers, run)
+            results = self._results(labelmap, certainty, answers)
             step(1.0)
         return Prediction(
             labelmap,
@@ -245,15 +245,11 @@ class Predictor:
                 table[values[key]] = values[key]
             labels[...] = table[labels]
 
-    def _results(
-        self, labelmap: LabelMap, certainty: NDArray[np.uint8], answers: Answers, run: _Run
-    ) -> dict[str, OrganResult]:
+    def _results(self, labelmap: LabelMap, certainty: NDArray[np.uint8], answers: Answers) -> dict[str, OrganResult]:
         results = {}
         boxes = ndimage.find_objects(labelmap.array, max_label=len(self.spec.organs))
         for value, key in labelmap.organs.items():
             peak, box = answers.peaks.get(key), boxes[value - 1]
-            if peak is not None and not peak.found:
-                run.notes.append(f"{key}: not localised (peak {peak.height:.2f}); S-Net's own answer was kept.")
             if box is None:
                 results[key] = OrganResult(0.0, 0.0, peak)
                 continue
