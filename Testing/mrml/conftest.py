@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from focusnet.geometry import Geometry, LabelMap, Volume
+from focusnet.geometry import Geometry, LabelMap
 from numpy.typing import NDArray
 
 pytest.importorskip("slicer", reason="needs the slicer-core wheel")
@@ -72,13 +72,13 @@ def ct_node(scene: Any, balls: Callable[[Geometry], LabelMap]) -> Callable[..., 
     def make(
         ijk_to_ras: NDArray[np.float64], shape: tuple[int, int, int], parent: Any = None, to_world: Any = None
     ) -> Any:
-        from FocusNetSegmentationLib import mrml
+        import slicer
 
         flip = np.diag([-1.0, -1.0, 1.0, 1.0])
         matrix = np.eye(4) if to_world is None else np.asarray(to_world, float)
         world = Geometry(shape, flip @ matrix @ ijk_to_ras)
         hu = balls(world).array.astype(np.int16) * 100
-        node = mrml.volume_to_node(Volume(hu, Geometry(shape, flip @ ijk_to_ras)), "CT")
+        node = slicer.util.addVolumeFromArray(hu, np.asarray(ijk_to_ras, float), "CT")
         if parent is not None:
             node.SetAndObserveTransformNodeID(parent.GetID())
         return node

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.geometry import LabelMap
+from focusnet.inference import OrganResult
 from focusnet.segment import SegmentOptions
 
 LPS_GRID = np.array([[-2.0, 0, 0, 39], [0, -2.2, 0, 38], [0, 0, 2.4, -34], [0, 0, 0, 1]])
@@ -27,7 +28,7 @@ class Model:
         array = (volume.array // 100).astype(np.uint8)
         keys = {v: k for v, k in KEYS.items() if organs is None or k in organs}
         array[~np.isin(array, list(keys))] = 0
-        results = {key: SimpleNamespace(volume_ml=1.23456, confidence=0.98765) for key in keys.values()}
+        results = {key: OrganResult(1.23456, 0.98765) for key in keys.values()}
         settings = {"model": self.options.model or "default", "piece_zyx": [1, 2, 3]}
         return SimpleNamespace(
             labelmap=LabelMap(array, volume.geometry, keys), organs=results, notes=("a note",), settings=settings

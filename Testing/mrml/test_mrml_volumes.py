@@ -59,16 +59,32 @@ def test_all_48_axis_orders_keep_voxels_in_their_place(scene, ct_node, balls):
 
 
 def test_left_of_the_patient_is_positive_x(scene):
+    import slicer
     from FocusNetSegmentationLib import mrml
 
-    ras = np.diag([2.0, 2.0, 3.0, 1.0])
     array = np.zeros(SHAPE, np.int16)
     array[0, 0, 15] = 7  # greatest RAS x: the patient's right
-    node = mrml.volume_to_node(Volume(array, Geometry(SHAPE, FLIP @ ras)), "CT")
+    node = slicer.util.addVolumeFromArray(array, np.diag([2.0, 2.0, 3.0, 1.0]), "CT")
     volume = mrml.volume_from_node(node)
     marked = volume.geometry.index_to_world(np.argwhere(volume.array == 7)[0])
     np.testing.assert_allclose(marked, [-30.0, 0.0, 0.0])
     assert volume.geometry.axis_codes == "RAS"
+
+
+def test_volume_becomes_a_node_in_its_place(scene):
+    import slicer
+    import vtk
+    from FocusNetSegmentationLib import mrml
+
+    geometry = Geometry.from_parts(SHAPE, (1.0, 2.0, 3.0), (10.0, 20.0, 30.0), [[0, 1, 0], [1, 0, 0], [0, 0, -1]])
+    array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    node = mrml.volume_to_node(Volume(array, geometry), "Kopf é")
+    assert node.GetName() == "Kopf é"
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(node), array)
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    expected = [[0, -2, 0, -10], [-1, 0, 0, -20], [0, 0, -3, 30], [0, 0, 0, 1]]
+    np.testing.assert_allclose(slicer.util.arrayFromVTKMatrix(matrix), expected, atol=1e-12)
 
 
 def test_linear_transforms_go_into_the_geometry(scene, ct_node, transform_node):
