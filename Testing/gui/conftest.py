@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("slicer", reason="needs the slicer-core wheel")
-pytest.importorskip("PySide6.QtUiTools", reason="needs PySide6")
+pytest.importorskip("PySide6.QtUiTools", reason="needs PySide6 and the libraries it loads", exc_type=ImportError)
 
 
 def load(name: str, path: Path) -> Any:
