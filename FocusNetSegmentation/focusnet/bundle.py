@@ -176,6 +176,15 @@ def read_spec(folder: Path | str) -> BundleSpec:
         ) from None
 
 
+def read_card(folder: Path | str) -> str:
+    """Text of a bundle's model card.
+
+    Raises:
+        FocusNetError: ``E_BUNDLE_FORMAT``.
+    """
+    return _read(Path(folder), CARD_NAME).decode("utf-8", "replace")
+
+
 def load_bundle(folder: Path | str) -> Bundle:
     """Read and verify a bundle: schema, size and hash of the weights, every tensor's name, shape and type.
 
@@ -254,17 +263,35 @@ def save_bundle(
 
 @contextmanager
 def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Temporary sibling that becomes ``folder`` when the block succeeds and is removed when it fails."""
+    """Temporary sibling that becomes ``folder`` when the block succeeds and is removed when it fails.
+
+    Args:
+        folder: Target; missing parents are made.
+        overwrite: Replace a folder that is there.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_EXISTS`` when the folder is there and may not be replaced, ``E_OUTPUT_WRITE`` when the
+            disk is full or the place can't be written.
+    """
     if folder.exists() and not overwrite:
         raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' is there; choose another place or allow overwriting.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        new.mkdir()
-        yield new
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise FocusNetError(
+            "E_OUTPUT_WRITE", f"'{folder.name}' can't be written: {reason}; check free space and permissions."
+        ) from error
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -282,4 +309,7 @@ def _read(folder: Path, name: str) -> bytes:
             "E_BUNDLE_FORMAT",
             f"{name} of '{folder.name}' has {path.stat().st_size} bytes, at most {FILE_LIMITS[name]} are read.",
         )
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FocusNetError("E_BUNDLE_FORMAT", f"{name} of '{folder.name}' can't be read: {error.strerror}.") from error

@@ -269,7 +269,7 @@ def show(
     verbose: Verbose = False,
 ) -> int:
     """Show what a model is: organs, grid, training data; its model card with -v."""
-    from focusnet.bundle import CARD_NAME, read_spec
+    from focusnet.bundle import read_card, read_spec
     from focusnet.model_store import find_bundle
 
     folder = find_bundle(name)
@@ -286,7 +286,7 @@ def show(
     say(f"Training data: {spec.training_data}")
     say(f"Weights: SHA-256 {spec.weights.sha256}, {spec.weights.bytes / 2**20:.1f} MiB, made {spec.created:%Y-%m-%d}")
     if verbose:
-        say((folder / CARD_NAME).read_text(encoding="utf-8"))
+        say(read_card(folder))
     return DONE
 
 

@@ -127,7 +127,12 @@ def _copy(source: Path, target: Path) -> None:
             raise FocusNetError(
                 "E_BUNDLE_FORMAT", f"{name} of '{source.name}' is missing, a link or too large; get the bundle again."
             )
-        shutil.copyfile(path, target / name)
+        try:
+            shutil.copyfile(path, target / name)
+        except OSError as error:
+            raise FocusNetError(
+                "E_BUNDLE_FORMAT", f"{name} of '{source.name}' can't be copied: {error.strerror}."
+            ) from error
 
 
 def _unpack(source: Path, target: Path) -> None:

@@ -107,10 +107,11 @@ def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, 
     for name in options.formats:
         if name not in ENDINGS:
             raise FocusNetError("E_OUTPUT_FORMAT", f"No format '{name}'; there are {', '.join(ENDINGS)}.")
-    ending = "" if out.is_dir() else next((e for e in NAMED_BY if out.name.lower().endswith(e)), "")
+    is_folder = _is_folder(out)
+    ending = "" if is_folder else next((e for e in NAMED_BY if out.name.lower().endswith(e)), "")
     if ending and several:
         raise FocusNetError("E_USAGE", f"'{out}' is one file for several cases; name a folder.")
-    if not ending and not out.is_dir() and out.suffix[1:].isalpha() and len(out.suffix) <= 5:
+    if not ending and not is_folder and out.suffix[1:].isalpha() and len(out.suffix) <= 5:
         raise FocusNetError(
             "E_OUTPUT_FORMAT", f"'{out.name}' ends in no known format ({', '.join(NAMED_BY)}) and is no folder yet."
         )
@@ -130,6 +131,13 @@ def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, 
     if options.uncertainty:
         outputs.append(Output(base.with_name(base.name + UNCERTAINTY_ENDING), (UNCERTAINTY,)))
     return outputs
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise FocusNetError("E_OUTPUT_WRITE", f"The output can't be written there: {error.strerror}.") from error
 
 
 def check_outputs(outputs: Sequence[Output], *, overwrite: bool) -> None:

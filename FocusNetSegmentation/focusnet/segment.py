@@ -123,7 +123,10 @@ def find_cases(inputs: Sequence[Path]) -> list[Case]:
         FocusNetError: ``E_UNREADABLE`` for a path that is not there, ``E_NO_SERIES`` for a folder without cases,
             ``E_USAGE`` when two cases would have one name.
     """
-    cases = [case for path in inputs for case in _cases_of(path)]
+    try:
+        cases = [case for path in inputs for case in _cases_of(path)]
+    except OSError as error:
+        raise FocusNetError("E_UNREADABLE", f"The input can't be read: {error.strerror}.") from error
     names: dict[str, Case] = {}
     for case in cases:
         if case.name in names:

@@ -188,6 +188,8 @@ def test_every_other_refusal_is_one_line_and_exit_code_2(focusnet, ct_file, tiny
         (["segment", ct_file, "-o", tmp_path / "o", "--format", "stl", *good], "E_OUTPUT_FORMAT"),
         (["segment", ct_file, "-o", tmp_path / "o.dcm", *good], "E_OUTPUT_FORMAT"),
         (["segment", ct_file, "-o", tmp_path / "there.seg.nrrd", "-q", *good], "E_OUTPUT_EXISTS"),
+        (["segment", ct_file, "-o", tmp_path / ("n" * 300), *good], "E_OUTPUT_WRITE"),
+        (["segment", tmp_path / ("n" * 300), "-o", tmp_path / "o", *good], "E_UNREADABLE"),
         (["segment", tmp_path / "absent", "-o", tmp_path / "o", *good], "E_UNREADABLE"),
         (["models", "show", "nothing"], "E_UNKNOWN_MODEL"),
         (["models", "verify", broken], "E_BUNDLE_HASH"),

@@ -152,6 +152,18 @@ def test_an_existing_file_is_kept_without_leave(result, tmp_path):
         check_outputs([Output(tmp_path / "x.seg.nrrd", ("nrrd",), is_folder=True)], overwrite=True)
 
 
+def test_a_place_that_cannot_be_written_is_one_refusal(result, tmp_path):
+    (tmp_path / "file").touch()
+    for out, options in (
+        (tmp_path / "file" / "x.seg.nrrd", {}),
+        (tmp_path / "file" / "x.nii.gz", {"per_organ": True}),
+        (tmp_path / "file", {"formats": ("nrrd",)}),
+    ):
+        with pytest.raises(FocusNetError, match="E_OUTPUT_WRITE"):
+            write(result, out, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_structure_set_refers_to_its_series(result, dicom_folder, tmp_path):
     write(Result("pt_1", dicom_folder, None, result.volume, result.analysis), tmp_path / "x.dcm")
     written = pydicom.dcmread(tmp_path / "x.dcm")
