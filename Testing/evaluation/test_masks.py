@@ -45,6 +45,15 @@ def test_overlapping_segments_stay_whole():
     assert masks.masks["brainstem"].box.start_zyx == (3, 0, 0)
 
 
+def test_a_segment_without_a_label_value_is_empty():
+    labels = np.zeros((3, 3, 3), dtype=np.uint8)
+    labels[1, 1, 1] = 5
+    segments = [Segment("Lens_L", labels, label=0), Segment("Lens_R", labels, label=5)]
+    masks = OrganMasks.of_segmentation(Segmentation(Geometry.from_parts((3, 3, 3)), segments))
+    assert masks.masks["lens_l"] is None
+    assert masks.masks["lens_r"].box == Box((1, 1, 1), (2, 2, 2))
+
+
 def test_label_map_keeps_the_smaller_of_two_overlapping_organs():
     geometry = Geometry.from_parts((4, 4, 4))
     segments = [Segment("Lens_L", block((4, 4, 4), 1, 1, 1)), Segment("Eye_L", block((4, 4, 4), slice(0, 3)))]

@@ -14,6 +14,7 @@ from focusnet.errors import Cancelled, FocusNetError
 from focusnet.evaluation import EvaluationOptions, compare, evaluate
 from focusnet.evaluation.case import CSV_COLUMNS
 from focusnet.evaluation.plan import read_annotations
+from focusnet.evaluation.reading import read_case
 from focusnet.geometry import Volume
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import write_segmentation
@@ -146,6 +147,18 @@ def test_a_failing_case_does_not_stop_the_rest(folders):
     assert {case: error.code for case, error in result.failed.items()} == {"p2": "E_UNREADABLE"}
     assert {row.case for row in result.rows["prediction"]} == {"p1", "p3"}
     assert "E_UNREADABLE" in (folders / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_case_too_large_for_the_memory_does_not_stop_the_rest(folders, monkeypatch):
+    def read(path, settings):
+        if path.name.startswith("p2"):
+            raise MemoryError
+        return read_case(path, settings)
+
+    monkeypatch.setattr("focusnet.evaluation.job.read_case", read)
+    result = compare(folders / "ref", folders / "new", SERIAL)
+    assert {case: error.code for case, error in result.failed.items()} == {"p2": "E_OUT_OF_MEMORY"}
+    assert {row.case for row in result.rows["prediction"]} == {"p1", "p3"}
 
 
 def test_when_every_case_fails_the_reason_is_raised_and_nothing_written(folders):

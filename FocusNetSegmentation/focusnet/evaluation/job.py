@@ -79,6 +79,9 @@ def run_case(job: CaseJob) -> CaseOutcome:
         )
     except FocusNetError as error:
         return CaseOutcome(job.case, error)
+    except MemoryError:
+        message = "Memory does not suffice for this case; run with one job or crop the scans."
+        return CaseOutcome(job.case, FocusNetError("E_OUT_OF_MEMORY", message))
 
 
 def _sha256(place: Path) -> str:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from focusnet.geometry import Geometry
 
 LOCALISATION_LIMITS_MM = (3.0, 4.0, 5.0)
-SMALL_ORGAN_ML = 5.0
 
 
 class CentroidShift(NamedTuple):

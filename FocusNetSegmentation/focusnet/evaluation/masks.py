@@ -144,7 +144,7 @@ def _pieces(labels: NDArray[Any], values: Sequence[int]) -> dict[int, CroppedMas
     found = ndimage.find_objects(whole, max_label=max(values)) if values else []
     pieces: dict[int, CroppedMask | None] = {}
     for value in values:
-        place = found[value - 1]
+        place = found[value - 1] if value > 0 else None
         if place is None:
             pieces[value] = None
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ class OrganSummary:
 
     @property
     def is_small(self) -> bool:
-        """Whether the reference's mean volume is below 3 ml, 1000 voxels of 1 x 1 x 3 mm (FocusNet, METHOD §6)."""
+        """Whether the reference's mean volume is below 3 ml, 1000 voxels of 1 x 1 x 3 mm (FocusNet, MICCAI 2019)."""
         volume = self.measures.get("volume_reference_ml")
         return volume is not None and volume.mean < SMALL_ML
 
@@ -101,11 +101,6 @@ def worst_rows(rows: Iterable[Row], count: int, per_organ: int = 2) -> list[Row]
             taken[row.organ] += 1
             chosen.append(row)
     return chosen
-
-
-def small_organs(summaries: Iterable[OrganSummary]) -> Collection[str]:
-    """Keys of the small organs."""
-    return {summary.organ for summary in summaries if summary.is_small}
 
 
 def _summary(organ: str, rows: Sequence[Row]) -> OrganSummary:
