@@ -115,7 +115,6 @@ def test_an_oblique_copy_gives_the_organs_at_the_same_place(phantom, straight, p
     shifts = [np.linalg.norm(got[key] - centre) for key, centre in expected.items()]
     assert np.mean(shifts) < SMALL_SHIFT_MM
     assert_same_place(expected, got, 3 * SMALL_SHIFT_MM)
-    print({k: round(float(v), 2) for k, v in zip(expected, shifts)})
 
 
 def test_the_same_scan_gives_the_same_bits_twice(phantom, straight, predictor):
