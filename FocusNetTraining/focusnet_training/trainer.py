@@ -44,6 +44,7 @@ class TrainingOptions:
         max_hours: Stop cleanly after this time; resume goes on.
         initial: Checkpoint of a stage (``best-STAGE.pt``) of a run with the same network, whose weights start this one.
         report: Called with the status after every report interval.
+        pause: Asked after every step; where it says yes, the run ends as at the end of its time, resume goes on.
     """
 
     device: str = "auto"
@@ -51,6 +52,7 @@ class TrainingOptions:
     max_hours: float = math.inf
     initial: Path | None = None
     report: Report | None = None
+    pause: Callable[[], bool] | None = None
 
 
 class Trainer:
@@ -126,7 +128,7 @@ class Trainer:
             until: Stop after this stage.
 
         Returns:
-            Whether all stages asked for are finished (False when the time budget ended first).
+            Whether all stages asked for are finished (False when it was paused or its time ended first).
 
         Raises:
             FocusNetError: ``E_RUN_EXISTS``, ``E_RESUME_MISMATCH``, ``E_CHECKPOINT``, ``E_DIVERGED``.
@@ -174,11 +176,15 @@ class Trainer:
             elif time.monotonic() - saved > SAVE_EVERY_S:
                 self._save(optimizer)
                 saved = time.monotonic()
-            if time.monotonic() - self._started > self.options.max_hours * 3600 and self.step < config.steps:
+            if self.step < config.steps and self._must_pause():
                 self._save(optimizer)
                 self._status("paused", {})
                 return False
         return True
+
+    def _must_pause(self) -> bool:
+        late = time.monotonic() - self._started > self.options.max_hours * 3600
+        return late or (self.options.pause is not None and self.options.pause())
 
     def _train_step(
         self,
