@@ -1,11 +1,10 @@
-from pathlib import Path
 from typing import Annotated
 
 import ctk
 import qt
 import slicer
 from FocusNetSegmentationLib import packages, runtime
-from FocusNetSegmentationLib.panel import DEVICES, OUTPUTS, PER_ORGAN, ModelChoice, Panel, Services
+from FocusNetSegmentationLib.panel import DEVICES, OUTPUTS, PER_ORGAN, PRECISIONS, ModelChoice, Panel, Services
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Choice, parameterNodeWrapper
@@ -57,6 +56,7 @@ class FocusNetSegmentationParameterNode:
     organs: str = ""
     output: Annotated[str, Choice(OUTPUTS)] = OUTPUTS[0]
     device: Annotated[str, Choice(DEVICES)] = DEVICES[0]
+    precision: Annotated[str, Choice(PRECISIONS)] = PRECISIONS[0]
     fast: bool = False
     replace: bool = False
 
@@ -144,7 +144,8 @@ class FocusNetSegmentationLogic(ScriptedLoadableModuleLogic):
             install_packages=packages.install,
             install_model=self.installModel,
             start=self.start,
-            save=self.save,
+            export=self.export,
+            compare=self.compare,
             confirm=slicer.util.confirmYesNoDisplay,
             ask_open=lambda title, kind: qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", kind),
             ask_save=lambda title, kind: qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "", kind),
@@ -179,16 +180,28 @@ class FocusNetSegmentationLogic(ScriptedLoadableModuleLogic):
         from FocusNetSegmentationLib.job import SegmentationJob
         from FocusNetSegmentationLib.mrml import ResultOptions
 
-        options = SegmentOptions(parameterNode.model or None, organs, parameterNode.device, fast=parameterNode.fast)
-        existing = "replace" if parameterNode.replace else "keep"
-        return SegmentationJob(volumeNode, options, ResultOptions(parameterNode.output == PER_ORGAN, existing))
+        chosen = parameterNode
+        options = SegmentOptions(chosen.model or None, organs, chosen.device, chosen.precision, fast=chosen.fast)
+        existing = "replace" if chosen.replace else "keep"
+        return SegmentationJob(volumeNode, options, ResultOptions(chosen.output == PER_ORGAN, existing))
 
     @staticmethod
-    def save(nodes, path):
-        """Write segmentation nodes to one .seg.nrrd."""
-        from FocusNetSegmentationLib.storage import save_organs
+    def export(nodes, volumeNode, path):
+        """Write segmentation nodes to one .seg.nrrd, or to an RT structure set on the DICOM series of their CT."""
+        if path.name.lower().endswith(".dcm"):
+            from FocusNetSegmentationLib.dicom_exchange import save_rtstruct
 
-        save_organs(nodes, Path(path))
+            save_rtstruct(nodes, volumeNode, path)
+        else:
+            from FocusNetSegmentationLib.storage import save_organs
+
+            save_organs(nodes, path)
+
+    @staticmethod
+    def compare(nodes):
+        """Open the evaluation with these segmentation nodes as its prediction."""
+        slicer.util.selectModule("FocusNetTraining")
+        slicer.util.getModuleWidget("FocusNetTraining").compare(nodes)
 
 
 class FocusNetSegmentationTest(ScriptedLoadableModuleTest):

@@ -45,7 +45,7 @@ class Placement:
         """Grid in the world; straight and about as fine as the node's where the parent transform is no matrix."""
         if self.to_world is not None:
             return self.local.transformed(self.to_world)
-        return _straight_grid(self)
+        return straight_grid(self)
 
     def points_to_world(self, points_xyz: ArrayLike) -> NDArray[np.float64]:
         """LPS mm under the parent transform to LPS mm in the world; ``(n, 3)`` in, ``(n, 3)`` out."""
@@ -159,8 +159,8 @@ def _best_affine(curved: Placement) -> tuple[NDArray[np.float64], float]:
     return matrix, float(deviation.max())
 
 
-def _straight_grid(curved: Placement) -> Geometry:
-    """LPS-aligned grid over all voxels, as fine as the node's."""
+def straight_grid(curved: Placement) -> Geometry:
+    """LPS-aligned grid in the world over all voxels, as fine as the node's, whatever the parent transform."""
     matrix, _ = _best_affine(curved)
     spacing = np.abs(curved.local.transformed(matrix).affine[:3, :3]).max(axis=1)
     moved = curved.points_to_world(_lattice(curved.local))

@@ -134,7 +134,7 @@ def segmentations_from_labelmap(labelmap: LabelMap, volume_node: Any, options: R
     earlier = results_on(volume_node) if options.existing == "replace" else []
     name = f"{volume_node.GetName()} {FOLDER_SUFFIX}"
     groups = [{value: o} for value, o in labels.organs.items()] if options.per_organ else [labels.organs]
-    with _all_or_nothing() as items:
+    with all_or_nothing() as items:
         parent_item = _hierarchy().GetItemParent(_item_of(volume_node))
         folder = None
         if options.per_organ and labels.organs:
@@ -145,7 +145,7 @@ def segmentations_from_labelmap(labelmap: LabelMap, volume_node: Any, options: R
         for group in groups:
             if not group:
                 continue
-            node = _add_node(volume_node, next(iter(group.values())).tg263 if options.per_organ else name)
+            node = add_node(volume_node, next(iter(group.values())).tg263 if options.per_organ else name)
             _fill_node(node, labels, group, options.stamp)
             _hierarchy().SetItemParent(_item_of(node), parent_item if folder is None else folder)
             by_organ.update(dict.fromkeys((o.key for o in group.values()), node))
@@ -188,7 +188,7 @@ def _local_labels(labelmap: LabelMap, place: bridge.Placement, wanted: dict[int,
     return _LocalLabels(array, grid, {value: wanted[value] for value in boxes}, boxes)
 
 
-def _add_node(volume_node: Any, name: str) -> Any:
+def add_node(volume_node: Any, name: str) -> Any:
     """New segmentation node under the volume's parent transform and on its grid.
 
     The order counts: a reference geometry set before the transform would misplace the contours of a transformed CT.
@@ -213,7 +213,7 @@ def _fill_node(node: Any, labels: _LocalLabels, group: dict[int, Organ], stamp: 
     part = labels.array[box]
     inside = np.isin(part, list(group))
     content = inside.astype(np.uint8) if len(group) == 1 else np.where(inside, part, 0)
-    image = _oriented_image(content, labels.grid, tuple(s.start for s in box))
+    image = oriented_image(content, labels.grid, tuple(s.start for s in box))
     modified = node.StartModify()
     for value, o in group.items():
         segment = slicer.vtkSegment()
@@ -235,8 +235,8 @@ def _fill_node(node: Any, labels: _LocalLabels, group: dict[int, Organ], stamp: 
         node.SetAttribute(f"FocusNet.{key}", text)
 
 
-def _oriented_image(array: NDArray[Any], grid: Geometry, start_zyx: tuple[int, ...]) -> Any:
-    """Part of a label image on ``grid``, beginning at voxel ``start_zyx``."""
+def oriented_image(array: NDArray[Any], grid: Geometry, start_zyx: tuple[int, ...]) -> Any:
+    """Part of a label image (``vtkOrientedImageData``) on ``grid``, beginning at voxel ``start_zyx``."""
     image = slicer.vtkOrientedImageData()
     image.SetImageToWorldMatrix(bridge.vtk_ijk_to_ras(grid))
     extent = ((start, start + size - 1) for start, size in zip(start_zyx, array.shape, strict=True))
@@ -274,7 +274,7 @@ def _remove_node(node: Any) -> None:
 
 
 @contextmanager
-def _all_or_nothing() -> Iterator[list[int]]:
+def all_or_nothing() -> Iterator[list[int]]:
     """Takes the segmentation nodes that the block made, and the hierarchy items it listed, out again when it fails."""
     before = set(getNodesByClass("vtkMRMLSegmentationNode"))
     items: list[int] = []

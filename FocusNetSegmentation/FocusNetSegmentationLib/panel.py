@@ -18,6 +18,8 @@ PER_ORGAN = "One segmentation per organ, in a folder"
 ONE_NODE = "One segmentation with all organs"
 OUTPUTS = [PER_ORGAN, ONE_NODE]
 DEVICES = ["auto", "cpu", "cuda", "mps"]
+PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
+EXPORTS = "Segmentation (*.seg.nrrd);;RT structure set (*.dcm)"
 POLL_MILLISECONDS = 100
 NO_ORGAN = "none"
 COLOURS = {"error": "#c62828", "warning": "#b26a00", "info": "#1565c0"}
@@ -50,7 +52,8 @@ class Services:
         install_packages: Installs them, from a folder of wheels where one is given.
         install_model: Installs a model from a file and returns its name.
         start: Starts a job from volume node, parameter node and organs (None for all).
-        save: Writes segmentation nodes to a file.
+        export: Writes segmentation nodes on a CT to a file, as its name ends.
+        compare: Opens the evaluation with these segmentation nodes as the prediction.
         confirm: Asks the user a yes-no question.
         ask_open: Asks for a file to read, by title and filter; empty when cancelled.
         ask_save: Asks for a file to write.
@@ -61,7 +64,8 @@ class Services:
     install_packages: Callable[[Sequence[str], Path | None], None]
     install_model: Callable[[Path], str]
     start: Callable[[Any, Any, tuple[str, ...] | None], Any]
-    save: Callable[[Sequence[Any], Path], None]
+    export: Callable[[Sequence[Any], Any, Path], None]
+    compare: Callable[[Sequence[Any]], None]
     confirm: Callable[[str], bool]
     ask_open: Callable[[str, str], str]
     ask_save: Callable[[str, str], str]
@@ -81,6 +85,7 @@ class Panel:
         self._parameters: Any = None
         self._models: list[ModelChoice] = []
         self._job: Any = None
+        self._job_volume: Any = None
         self._outcome: Any = None
         self._rows: list[results.Row] = []
         self._shown_log = 0
@@ -98,7 +103,8 @@ class Panel:
         ui.segmentButton.connect("clicked(bool)", self.segment)
         ui.cancelButton.connect("clicked(bool)", self.cancel)
         ui.resultTable.connect("cellClicked(int,int)", self._row_clicked)
-        ui.saveButton.connect("clicked(bool)", self._save)
+        ui.compareButton.connect("clicked(bool)", self._compare)
+        ui.exportButton.connect("clicked(bool)", self._export)
         self.fill_models()
 
     @property
@@ -116,7 +122,7 @@ class Panel:
 
     def forget_result(self) -> None:
         """Clear what is shown of a result whose nodes are gone."""
-        self._outcome = None
+        self._outcome = self._job_volume = None
         self.ui.resultTable.setRowCount(0)
         self.ui.resultCollapsibleButton.visible = False
         self.ui.statusLabel.text = ""
@@ -138,7 +144,9 @@ class Panel:
         volume = self.ui.inputVolumeSelector.currentNode()
         self.ui.segmentButton.enabled = volume is not None and self._parameters is not None and not self.is_running
         self.ui.cancelButton.enabled = self.is_running
-        self.ui.saveButton.enabled = self._outcome is not None and bool(self._outcome.result.nodes)
+        has_result = self._outcome is not None and bool(self._outcome.result.nodes)
+        self.ui.compareButton.enabled = has_result
+        self.ui.exportButton.enabled = has_result
 
     def segment(self, *_: Any) -> None:
         """Segment the selected CT, after installing packages where some are missing."""
@@ -200,7 +208,8 @@ class Panel:
         self.forget_result()
         self.ui.logTextEdit.clear()
         self._shown_log = 0
-        self._job = self._services.start(self.ui.inputVolumeSelector.currentNode(), self._parameters, organs)
+        self._job_volume = self.ui.inputVolumeSelector.currentNode()
+        self._job = self._services.start(self._job_volume, self._parameters, organs)
         self.ui.progressBar.visible = True
         self._show_progress()
         self._timer.start()
@@ -250,21 +259,29 @@ class Panel:
         if node is not None and node.GetScene() is not None:
             results.jump_to_segment(node, organ(key).tg263)
 
-    def _save(self, *_: Any) -> None:
-        path = self._services.ask_save("Save organs", "Segmentation (*.seg.nrrd)")
-        if not path:
-            return
-        if not path.endswith(".seg.nrrd"):
-            path += ".seg.nrrd"
-        nodes = [node for node in self._outcome.result.unique_nodes if node.GetScene() is not None]
+    def _compare(self, *_: Any) -> None:
         try:
-            if not nodes:
-                raise FocusNetError("E_RESULT", "The result was removed from the scene; segment again.")
-            self._services.save(nodes, Path(path))
+            self._services.compare(self._result_nodes())
+        except FocusNetError as error:
+            self._tell_error(error)
+
+    def _export(self, *_: Any) -> None:
+        name = self._services.ask_save("Export organs", EXPORTS)
+        if not name:
+            return
+        path = Path(name if name.lower().endswith((".seg.nrrd", ".dcm")) else f"{name}.seg.nrrd")
+        try:
+            self._services.export(self._result_nodes(), self._job_volume, path)
         except FocusNetError as error:
             self._tell_error(error)
         else:
-            self._tell(f"Saved {Path(path).name}.")
+            self._tell(f"Exported {path.name}; the contours are not reviewed.")
+
+    def _result_nodes(self) -> list[Any]:
+        nodes = [node for node in self._outcome.result.unique_nodes if node.GetScene() is not None]
+        if not nodes:
+            raise FocusNetError("E_RESULT", "The result was removed from the scene; segment again.")
+        return nodes
 
     def _install_model(self, *_: Any) -> None:
         path = self._services.ask_open("Install a model", "Model (*.zip)")

@@ -174,7 +174,7 @@ def test_click_segments_and_shows_flagged_organs_first(widget, outside, scene):
     assert ui.flagsLabel.text.startswith("WARNING: The scan is short.\n3 of 4 organs in 12 s; 1 to look at")
     assert ui.segmentButton.enabled
     assert not ui.cancelButton.enabled
-    assert ui.saveButton.enabled
+    assert ui.exportButton.enabled
     assert "memory was short" in ui.logTextEdit.toPlainText()
     assert list(outside.temporary.iterdir()) == []
 
@@ -183,6 +183,7 @@ def test_choices_reach_the_job(widget, outside, scene):
     ui = widget.ui
     ui.outputComboBox.setCurrentIndex(1)
     ui.deviceComboBox.setCurrentIndex(1)
+    ui.precisionComboBox.setCurrentIndex(1)
     ui.fastCheckBox.click()
     import qt
 
@@ -191,7 +192,7 @@ def test_choices_reach_the_job(widget, outside, scene):
     request = json.loads((outside.children[0].folder / "request.json").read_text())
     assert request["model"] == "openkbp7"
     assert request["organs"] == ["parotid_l", "parotid_r", "brainstem"]
-    assert (request["device"], request["fast"]) == ("cpu", True)
+    assert (request["device"], request["precision"], request["fast"]) == ("cpu", "fp32", True)
     outside.children[0].finish()
     widget.panel.poll()
     assert nodes(scene) == 1
@@ -267,7 +268,7 @@ def test_closing_the_scene_stops_and_forgets(widget, outside, scene, add_ct):
     scene.Clear(0)
     assert outside.children[1].ended
     assert not widget.panel.is_running
-    assert not widget.ui.saveButton.enabled
+    assert not widget.ui.exportButton.enabled
     assert not widget.ui.segmentButton.enabled
     add_ct("next")
     widget.enter()
@@ -391,10 +392,10 @@ def test_save_writes_the_organs_as_they_are(widget, outside, scene, tmp_path):
     outside.children[0].finish()
     widget.panel.poll()
     outside.save_path = ""
-    widget.ui.saveButton.click()
+    widget.ui.exportButton.click()
     outside.save_path = str(tmp_path / "Organe für RT")
-    widget.ui.saveButton.click()
-    assert widget.ui.statusLabel.text == "Saved Organe für RT.seg.nrrd."
+    widget.ui.exportButton.click()
+    assert widget.ui.statusLabel.text == "Exported Organe für RT.seg.nrrd; the contours are not reviewed."
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "Organe für RT.seg.nrrd")))
     assert np.unique(array).size == 4
     scene.Clear(0)
@@ -409,9 +410,35 @@ def test_saving_a_removed_result_is_refused(widget, outside, scene, tmp_path):
     for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
         scene.RemoveNode(node)
     outside.save_path = str(tmp_path / "x.seg.nrrd")
-    widget.ui.saveButton.click()
+    widget.ui.exportButton.click()
     assert "removed" in widget.ui.statusLabel.text
     assert not (tmp_path / "x.seg.nrrd").exists()
+
+
+def test_compare_opens_the_evaluation_with_the_result(widget, outside, monkeypatch):
+    import slicer
+
+    opened = []
+    other = SimpleNamespace(compare=lambda nodes: opened.append(nodes))
+    monkeypatch.setattr(slicer.util, "selectModule", opened.append)
+    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: other)
+    assert not widget.ui.compareButton.enabled
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    widget.panel.poll()
+    widget.ui.compareButton.click()
+    assert opened[0] == "FocusNetTraining"
+    assert [node.GetName() for node in opened[1]] == ["Parotid_L", "Parotid_R", "Brainstem"]
+
+
+def test_structure_set_needs_a_ct_from_dicom(widget, outside, tmp_path):
+    widget.ui.segmentButton.click()
+    outside.children[0].finish()
+    widget.panel.poll()
+    outside.save_path = str(tmp_path / "plan.dcm")
+    widget.ui.exportButton.click()
+    assert widget.ui.statusLabel.text.startswith("E_NO_DICOM: 'CT' was not loaded from DICOM")
+    assert not (tmp_path / "plan.dcm").exists()
 
 
 def test_code_and_ui_file_name_the_same_widgets(root, module):
@@ -421,7 +448,7 @@ def test_code_and_ui_file_name_the_same_widgets(root, module):
     code = (house / "FocusNetSegmentationLib/panel.py").read_text() + (house / "FocusNetSegmentation.py").read_text()
     assert set(re.findall(r"\bui\.(\w+)", code)) <= names
     bound = set(re.findall(r'"SlicerParameterName"[^>]*>\s*<string[^>]*>(\w+)<', text))
-    assert bound == {"inputVolume", "output", "device", "fast", "replace"}
+    assert bound == {"inputVolume", "output", "device", "precision", "fast", "replace"}
     for name in bound:
         assert hasattr(module.FocusNetSegmentationParameterNode, name)
 
