@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from focusnet.inference import Predictor
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
+from focusnet_training.distributed import connected
 from focusnet_training.model_card import ModelCard, OrganScore, write_card
 from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
 from focusnet_training.validation import overlap
@@ -36,7 +37,7 @@ def train(
     until: str | None = None,
     command: str = "",
 ) -> bool:
-    """Train on a data set in nnU-Net v2 raw layout.
+    """Train on a data set in nnU-Net v2 raw layout; with the other processes where ``torchrun`` started several.
 
     Args:
         config: What is trained.
@@ -53,24 +54,22 @@ def train(
     Raises:
         FocusNetError: See `Trainer`.
     """
-    dataset = read_dataset(data, config.data.fold)
-    trainer = Trainer(config, dataset, folder, options)
-    (folder / RUN_FILE).write_text(
-        json.dumps(
-            {
+    with connected() as processes:
+        dataset = read_dataset(data, config.data.fold)
+        trainer = Trainer(config, dataset, folder, replace(options, processes=processes))
+        if processes.is_first:
+            facts = {
                 "data": str(data.resolve()),
                 "organs": trainer.organs,
                 "small_organs": trainer.small,
                 "device": str(trainer.device),
+                "processes": processes.count,
                 "precision": trainer.precision,
                 "torch": torch.__version__,
                 "command": command,
-            },
-            indent=1,
-        ),
-        "utf-8",
-    )
-    return trainer.run(resume=resume, until=until)
+            }
+            (folder / RUN_FILE).write_text(json.dumps(facts, indent=1), "utf-8")
+        return trainer.run(resume=resume, until=until)
 
 
 @dataclass(frozen=True)

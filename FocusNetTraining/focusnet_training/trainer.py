@@ -25,6 +25,7 @@ from focusnet_training.augmentation import augment_intensity, cut_field_of_view,
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import StageConfig, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, prepare, small_organs
+from focusnet_training.distributed import Processes
 from focusnet_training.losses import class_weights
 from focusnet_training.sampling import ChunkSampler, step_generator
 from focusnet_training.stages import STAGES, Batch, Task
@@ -45,6 +46,7 @@ class TrainingOptions:
         initial: Checkpoint of a stage (``best-STAGE.pt``) of a run with the same network, whose weights start this one.
         report: Called with the status after every report interval.
         pause: Asked after every step; where it says yes, the run ends as at the end of its time, resume goes on.
+        processes: Those that train together; each stage's ``accumulate`` is a multiple of their number.
     """
 
     device: str = "auto"
@@ -53,6 +55,7 @@ class TrainingOptions:
     initial: Path | None = None
     report: Report | None = None
     pause: Callable[[], bool] | None = None
+    processes: Processes = Processes()
 
 
 class Trainer:
@@ -80,15 +83,20 @@ class Trainer:
         cache: Path | None = None,
     ) -> None:
         self.config, self.folder, self.options = config, folder, options
+        self.processes = options.processes
+        _check_shares(config, self.processes)
         self.initial_sha256: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self.device = resolve_device(options.device)
+        self.device = resolve_device(self.processes.device(options.device))
         self.precision = resolve_precision(options.precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
         self.organs = _chosen_organs(config, dataset)
         spacing = config.data.spacing_xyz
         cache = cache or folder / "cache"
+        names = (*dataset.training, *dataset.validation)
+        prepare(dataset, [names[n] for n in self.processes.share(len(names))], self.organs, spacing, cache)
+        self.processes.wait()
         self.training = prepare(dataset, dataset.training, self.organs, spacing, cache)
         self.validation = prepare(dataset, dataset.validation, self.organs, spacing, cache)
         self.small = _chosen_small(config, self.training, self.organs)
@@ -135,10 +143,10 @@ class Trainer:
         """
         last = self.folder / "last.pt"
         if resume:
-            self._restore(load_checkpoint(last))
+            self._restore(self.processes.from_first(lambda: load_checkpoint(last)))
         elif last.exists():
             raise FocusNetError("E_RUN_EXISTS", f"{self.folder.name} holds a run; resume it or give a new folder.")
-        else:
+        elif self.processes.is_first:
             (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), "utf-8")
         while self.stage_index < len(self.config.stages):
             stage = self.config.stages[self.stage_index]
@@ -184,7 +192,7 @@ class Trainer:
 
     def _must_pause(self) -> bool:
         late = time.monotonic() - self._started > self.options.max_hours * 3600
-        return late or (self.options.pause is not None and self.options.pause())
+        return self.processes.any(late or (self.options.pause is not None and self.options.pause()))
 
     def _train_step(
         self,
@@ -196,7 +204,7 @@ class Trainer:
     ) -> dict[str, float]:
         optimizer.zero_grad(set_to_none=True)
         terms: dict[str, float] = {}
-        for part in range(config.accumulate):
+        for part in self.processes.share(config.accumulate):
             rng = step_generator(self.config.seed, config.name, self.step * config.accumulate + part)
             batch = self._batch(sampler, rng)
             with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
@@ -205,6 +213,9 @@ class Trainer:
             total.backward()
             for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
+        terms = self.processes.sum_terms(terms)
+        self.processes.sum_gradients(parameters)
+        self.processes.average_statistics(self.model)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         if not math.isfinite(sum(terms.values())) or not bool(torch.isfinite(norm)):
             self.skipped += 1
@@ -257,19 +268,20 @@ class Trainer:
             chunk_zyx=self.config.data.chunk_zyx,
             device=self.device,
             precision=self.precision,
+            processes=self.processes,
         )
         means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in {k for r in recent for k in r}}
-        self._log(config, means, result)
+        if self.processes.is_first:
+            self._log(config, means, result)
         if result.score > self.best:
             self.best = result.score
-            save_checkpoint(
-                self.folder / f"best-{config.name}.pt",
-                {"model": self.averaged.state_dict(), "score": self.best, "step": self.step, **self._identity()},
-            )
+            state = {"model": self.averaged.state_dict(), "score": self.best, "step": self.step, **self._identity()}
+            if self.processes.is_first:
+                save_checkpoint(self.folder / f"best-{config.name}.pt", state)
 
     def _finish_stage(self, config: StageConfig) -> None:
         """Go on from the best validation checkpoint of the stage that ended."""
-        best = load_checkpoint(self.folder / f"best-{config.name}.pt")
+        best = self.processes.from_first(lambda: load_checkpoint(self.folder / f"best-{config.name}.pt"))
         for model in (self.model, self.ema):
             if model is not None:
                 model.load_state_dict(best["model"])
@@ -290,6 +302,8 @@ class Trainer:
         return {"config": self.config.model_dump_json(), "data": self.data_hash, "initial": self.initial_sha256}
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        if not self.processes.is_first:
+            return
         save_checkpoint(
             self.folder / "last.pt",
             {
@@ -327,7 +341,7 @@ class Trainer:
             "step": self.step,
             "seconds": round(time.monotonic() - self._started, 1),
             "score": round(result.score, 5),
-            **{f"loss_{k}": round(v, 5) for k, v in sorted(losses.items())},
+            **{f"loss_{k}": round(v, 8) for k, v in sorted(losses.items())},
             **{f"dsc_{k}": round(v, 4) for k, v in result.dsc.items()},
             **{f"error_mm_{k}": round(v, 2) for k, v in result.localisation_mm.items()},
         }
@@ -336,6 +350,8 @@ class Trainer:
         self._status("training", row)
 
     def _status(self, state: str, row: dict[str, Any]) -> None:
+        if not self.processes.is_first:
+            return
         stages = self.config.stages
         done = sum(s.steps for s in stages[: self.stage_index]) + self.step
         status = {"state": state, "steps_done": done, "steps_total": sum(s.steps for s in stages), **row}
@@ -364,6 +380,15 @@ def schedule(step: int, config: StageConfig) -> float:
         return (step + 1) / (config.warmup_steps + 1)
     progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _check_shares(config: TrainingConfig, processes: Processes) -> None:
+    uneven = [s.name for s in config.stages if s.accumulate % processes.count]
+    if uneven:
+        change = " ".join(f"--set stages.{name}.accumulate={processes.count}" for name in uneven)
+        raise FocusNetError(
+            "E_CONFIG", f"{processes.count} processes can't share the chunks of a step evenly; add {change}."
+        )
 
 
 def _yx(case: PreparedCase) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,15 @@ from focusnet.networks.focusnet import FocusNetV2
 from focusnet.networks.roi import crop_roi, find_peaks, roi_start
 from focusnet.preprocessing import Intensity
 from focusnet.tiling import piece_starts, piece_weights
+from numpy.typing import NDArray
 from torch import Tensor
 
 from focusnet_training.config import StageName
 from focusnet_training.datasets import PreparedCase
+from focusnet_training.distributed import Processes
 
 PENALTY_MM = 30.0
+Show = Callable[[int, PreparedCase, NDArray[np.int64]], None]
 
 
 @dataclass(frozen=True)
@@ -49,20 +53,26 @@ def validate(
     chunk_zyx: tuple[int, int, int],
     device: torch.device,
     precision: Precision,
+    processes: Processes = Processes(),
+    show: Show | None = None,
 ) -> ValidationResult:
-    """Score a model on prepared cases; organs that were not annotated or mostly lie outside the image don't count."""
-    dsc: dict[str, list[float]] = {organ: [] for organ in organs}
-    errors: dict[str, list[float]] = {organs[c - 1]: [] for c in small_classes}
+    """Score a model on prepared cases; organs that were not annotated or mostly lie outside the image don't count.
+
+    Several processes share the cases; all get the result. ``show`` is told each case that this process segmented.
+    """
+    dsc = np.full((len(cases), len(organs)), np.nan)
+    errors = np.full((len(cases), len(small_classes)), np.nan)
     localise = stage != "snet"
     training = model.training
     model.eval()
-    for case in cases:
+    for number in processes.share(len(cases)):
+        case = cases[number]
         with computing(device, precision):
             probability, heatmaps, features, ct = predict_case(model, case, intensity, chunk_zyx, device, localise)
             if heatmaps is not None:
                 for k, value in enumerate(small_classes):
                     if case.scored[value - 1] and value in case.voxels:
-                        errors[organs[value - 1]].append(_localisation_error(heatmaps[k], case, value))
+                        errors[number, k] = _localisation_error(heatmaps[k], case, value)
             if stage in ("sos", "joint"):
                 assert heatmaps is not None
                 assert features is not None
@@ -71,14 +81,23 @@ def validate(
             continue
         shape = case.ct.shape
         predicted = probability[:, : shape[0], : shape[1], : shape[2]].argmax(0).cpu().numpy()
-        for index, organ in enumerate(organs):
+        for index in range(len(organs)):
             if case.scored[index]:
-                dsc[organ].append(_dice(predicted == index + 1, np.asarray(case.labels) == index + 1))
+                dsc[number, index] = _dice(predicted == index + 1, np.asarray(case.labels) == index + 1)
+        if show is not None:
+            show(number, case, predicted)
     model.train(training)
-    mean_dsc = {organ: float(np.mean(values)) for organ, values in dsc.items() if values}
-    mean_error = {organ: float(np.mean(values)) for organ, values in errors.items() if values}
+    mean_dsc = _means(dsc, organs, processes)
+    mean_error = _means(errors, [organs[c - 1] for c in small_classes], processes)
     score = -np.mean(list(mean_error.values())) / 100 if stage == "sol" else np.mean(list(mean_dsc.values()))
     return ValidationResult(float(score), mean_dsc, mean_error)
+
+
+def _means(values: NDArray[np.float64], names: Sequence[str], processes: Processes) -> dict[str, float]:
+    """Mean of each column over the cases that count (the others are NaN), whichever process did them."""
+    counts = processes.sum(np.isfinite(values).astype(np.float64)) > 0
+    values = processes.sum(np.nan_to_num(values))
+    return {name: float(np.mean(values[counts[:, k], k])) for k, name in enumerate(names) if bool(counts[:, k].any())}
 
 
 def overlap(chunk_zyx: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -154,7 +173,7 @@ def _localisation_error(heatmap: Tensor, case: PreparedCase, value: int) -> floa
     position = find_peaks(heatmap[None, None]).position_zyx[0, 0].cpu().numpy()
     truth = np.mean(np.unravel_index(case.voxels[value], case.ct.shape), axis=1)
     distance = float(np.linalg.norm((position - truth) * np.asarray(case.geometry.spacing_zyx)))
-    return min(distance, PENALTY_MM)
+    return min(distance, PENALTY_MM) if math.isfinite(distance) else PENALTY_MM
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
