@@ -371,7 +371,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")],
     preset: Annotated[str | None, typer.Option(help="Name of a shipped configuration.")] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration file (TOML) instead of a preset.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Stop after this stage: snet, sol, sos or joint.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Stop after this stage: snet, sol, aae, sos or joint.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     init: Annotated[
         Path | None, typer.Option(help="Start from the weights of another run's stage, RUN/best-STAGE.pt.")
@@ -386,7 +386,7 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> int:
-    """Train in stages: S-Net, SOL-Net, SOS-Net, joint fine-tuning."""
+    """Train in stages: S-Net, SOL-Net, shape autoencoder, SOS-Net, joint fine-tuning."""
     from focusnet_training.config import load_config, load_preset
     from focusnet_training.runs import train as run_training
     from focusnet_training.trainer import TrainingOptions
@@ -403,7 +403,8 @@ def train(
         elif not quiet:
             share = status["steps_done"] / status["steps_total"]
             score = f", validation score {status['score']:.3f}" if "score" in status else ""
-            tell(f"{status['state']} {status.get('stage', '')}: {share:.0%} of all steps{score}")
+            note = f", {status['note']}" if "note" in status else ""
+            tell(f"{status['state']} {status.get('stage', '')}: {share:.0%} of all steps{score}{note}")
 
     options = TrainingOptions(device, precision, max_hours, init, report)
     source = f"--preset {preset}" if preset is not None else "--config CONFIG"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, Literal
 from focusnet.errors import FocusNetError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-StageName = Literal["snet", "sol", "sos", "joint"]
+StageName = Literal["snet", "sol", "aae", "sos", "joint"]
+ORDER: tuple[StageName, ...] = ("snet", "sol", "aae", "sos", "joint")
+AUTOENCODER_REDUCTION = 8
 Range = tuple[float, float]
 
 
@@ -75,12 +78,29 @@ class LossConfig(_Model):
     heatmap_weight: float = Field(200.0, description="Weight of a voxel at the peak relative to one without organ")
 
 
+class ShapeConfig(_Model):
+    """Shape constraint of the small organs by an autoencoder (paper §3.3, METHOD §2).
+
+    ``none`` leaves SOS-Net alone, ``frozen`` pre-trains the autoencoder and then holds it (the "original AE" of table
+    6), ``adversarial`` lets it play against SOS-Net.
+    """
+
+    constraint: Literal["none", "frozen", "adversarial"] = "none"
+    widths: tuple[int, int, int] = (64, 128, 256)
+    code_size: int = Field(512, ge=1)
+    weight: float = Field(5.0, ge=0, description="λ1 of eq 7")
+    adversarial_weight: float = Field(0.001, ge=0, description="λ2 of eq 8")
+    code_weight: float = Field(1.0, ge=0, description="Weight of the latent codes' distance in eq 5")
+    feature_weight: float = Field(0.2, ge=0, description="Weight of each decoder feature's distance in eq 5")
+
+
 class StageConfig(_Model):
     """One stage of the schedule (METHOD §4)."""
 
     name: StageName
     steps: int = Field(ge=1)
     learning_rate: float = Field(5e-4, gt=0)
+    adversary_learning_rate: float | None = Field(None, gt=0, description="Of the autoencoder; None is the stage's")
     warmup_steps: int = Field(50, ge=0)
     weight_decay: float = 0.0
     accumulate: int = Field(1, ge=1)
@@ -97,17 +117,41 @@ class TrainingConfig(_Model):
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: LossConfig = LossConfig()
+    shape: ShapeConfig = ShapeConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     ema_decay: float = Field(0.0, ge=0, lt=1, description="0 keeps no moving average of the weights")
     gradient_clip: float = Field(5.0, gt=0)
     max_skipped_steps: int = 20
+    max_fall: float = Field(
+        0.005, ge=0, description="Fall of the validation score that undoes the stages sos and joint (METHOD §4)"
+    )
     validation_cases: int | None = Field(None, description="Limit of cases in the validations between steps")
+
+    @property
+    def schedule(self) -> tuple[StageConfig, ...]:
+        """The stages that this variant needs: without a shape constraint there is no autoencoder to train."""
+        return tuple(s for s in self.stages if s.name != "aae" or self.shape.constraint != "none")
 
     @model_validator(mode="after")
     def _order(self) -> TrainingConfig:
         order = [s.name for s in self.stages]
-        if len(set(order)) != len(order) or order != sorted(order, key=["snet", "sol", "sos", "joint"].index):
-            raise ValueError(f"stages run once each in the order snet, sol, sos, joint; got {order}")
+        if len(set(order)) != len(order) or order != sorted(order, key=ORDER.index):
+            raise ValueError(f"stages run once each in the order {', '.join(ORDER)}; got {order}")
+        return self
+
+    @model_validator(mode="after")
+    def _shapes(self) -> TrainingConfig:
+        if self.shape.constraint == "none":
+            return self
+        names = {s.name for s in self.stages}
+        if "sos" in names and "aae" not in names:
+            raise ValueError(f"shape.constraint = {self.shape.constraint!r} needs the stage aae before sos")
+        roi = self.network.roi_shape_zyx
+        if any(n % AUTOENCODER_REDUCTION for n in roi) or math.prod(roi) < 4 * AUTOENCODER_REDUCTION**3:
+            raise ValueError(
+                f"the autoencoder takes multiples of {AUTOENCODER_REDUCTION}, at least 8 x 16 x 16, as ROI; got "
+                f"network.roi_shape_zyx = {roi}"
+            )
         return self
 
 

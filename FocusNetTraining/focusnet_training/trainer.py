@@ -16,20 +16,21 @@ import numpy as np
 import torch
 from focusnet.devices import DTYPES, keep_memory, resolve_device, resolve_precision
 from focusnet.errors import FocusNetError
+from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.builders import build
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.preprocessing import Intensity
-from torch import Tensor
 
 from focusnet_training.augmentation import augment_intensity, cut_field_of_view, extract_chunk, random_affine
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
-from focusnet_training.config import StageConfig, TrainingConfig
+from focusnet_training.config import StageConfig, StageName, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, prepare, small_organs
 from focusnet_training.distributed import Processes
+from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers
 from focusnet_training.losses import class_weights
 from focusnet_training.sampling import ChunkSampler, step_generator
-from focusnet_training.stages import STAGES, Batch, Task
-from focusnet_training.validation import ValidationResult, validate
+from focusnet_training.stages import STAGES, Batch, LossFunction, Networks, Task
+from focusnet_training.validation import ValidationResult, validate, validate_shapes
 
 SAVE_EVERY_S = 60.0
 Report = Callable[[dict[str, Any]], None]
@@ -105,6 +106,10 @@ class Trainer:
         self.model = build_model(config, len(self.organs), len(self.small)).to(self.device)
         if self.device.type == "cpu":
             self.model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.autoencoder = build_autoencoder(config)
+        if self.autoencoder is not None:
+            self.autoencoder.to(self.device)
+        self.networks = Networks(self.model, self.autoencoder)
         if options.initial is not None:
             self._start_from(options.initial)
         self.ema = deepcopy(self.model).eval().requires_grad_(False) if config.ema_decay else None
@@ -118,9 +123,12 @@ class Trainer:
             tuple(self.organs.index(o) + 1 for o in self.small),
             config.network.roi_shape_zyx,
             config.loss,
+            config.shape,
         )
+        self.stages = config.schedule
         self.stage_index, self.step, self.skipped, self.best = 0, 0, 0, -math.inf
-        self._optimizer_state: dict[str, Any] | None = None
+        self.start: float | None = None
+        self._optimizer_states: dict[str, Any] | None = None
         self._started = time.monotonic()
 
     @property
@@ -148,8 +156,8 @@ class Trainer:
             raise FocusNetError("E_RUN_EXISTS", f"{self.folder.name} holds a run; resume it or give a new folder.")
         elif self.processes.is_first:
             (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), "utf-8")
-        while self.stage_index < len(self.config.stages):
-            stage = self.config.stages[self.stage_index]
+        while self.stage_index < len(self.stages):
+            stage = self.stages[self.stage_index]
             if not self._run_stage(stage):
                 return False
             self._finish_stage(stage)
@@ -160,32 +168,31 @@ class Trainer:
 
     def _run_stage(self, config: StageConfig) -> bool:
         stage = STAGES[config.name]
-        self.model.set_trainable(set(stage.trainable))
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        if self._optimizer_state is not None:
-            optimizer.load_state_dict(self._optimizer_state)
-            self._optimizer_state = None
+        adversary = self.config.shape.constraint == "adversarial"
+        learners = make_learners(stage, self.networks, config, adversary=adversary)
+        if self._optimizer_states is not None:
+            restore_optimizers(learners, self._optimizer_states)
+            self._optimizer_states = None
+        if stage.guarded and self.start is None:
+            self._remember_start(config)
         sampler = ChunkSampler(
             self.training, stage.focus, self.task.small_classes, self.config.data.chunk_zyx, config.foreground
         )
         saved = time.monotonic()
         recent: list[dict[str, float]] = []
         while self.step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * schedule(self.step, config)
-            recent.append(self._train_step(stage.losses, sampler, optimizer, parameters, config))
+            recent.append(self._train_step(stage.losses, sampler, learners, config))
             self.step += 1
             if self.step % config.validate_every == 0 or self.step == config.steps:
                 self._validate(config, recent)
                 recent = []
-                self._save(optimizer)
+                self._save(learners)
                 saved = time.monotonic()
             elif time.monotonic() - saved > SAVE_EVERY_S:
-                self._save(optimizer)
+                self._save(learners)
                 saved = time.monotonic()
             if self.step < config.steps and self._must_pause():
-                self._save(optimizer)
+                self._save(learners)
                 self._status("paused", {})
                 return False
         return True
@@ -195,29 +202,27 @@ class Trainer:
         return self.processes.any(late or (self.options.pause is not None and self.options.pause()))
 
     def _train_step(
-        self,
-        losses: Callable[..., Any],
-        sampler: ChunkSampler,
-        optimizer: torch.optim.Optimizer,
-        parameters: Sequence[Tensor],
-        config: StageConfig,
+        self, losses: LossFunction, sampler: ChunkSampler, learners: dict[str, Learner], config: StageConfig
     ) -> dict[str, float]:
-        optimizer.zero_grad(set_to_none=True)
+        for learner in learners.values():
+            learner.start(schedule(self.step, config))
         terms: dict[str, float] = {}
         for part in self.processes.share(config.accumulate):
             rng = step_generator(self.config.seed, config.name, self.step * config.accumulate + part)
             batch = self._batch(sampler, rng)
             with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-                values = losses(self.model, batch, self.task, rng)
+                values = losses(self.networks, batch, self.task, rng)
                 total = torch.stack(list(values.values())).sum() / config.accumulate
             total.backward()
             for name, value in values.items():
                 terms[name] = terms.get(name, 0.0) + float(value.detach()) / config.accumulate
         terms = self.processes.sum_terms(terms)
-        self.processes.sum_gradients(parameters)
+        for learner in learners.values():
+            self.processes.sum_gradients(learner.parameters)
         self.processes.average_statistics(self.model)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
-        if not math.isfinite(sum(terms.values())) or not bool(torch.isfinite(norm)):
+        # One backward pass serves both players: each loss reaches the weights of its own player alone.
+        norms = [float(learner.clip(self.config.gradient_clip)) for learner in learners.values()]
+        if not all(map(math.isfinite, (*terms.values(), *norms))):
             self.skipped += 1
             if self.skipped > self.config.max_skipped_steps:
                 raise FocusNetError(
@@ -226,7 +231,8 @@ class Trainer:
                     "and resume from the last checkpoint.",
                 )
             return {}
-        optimizer.step()
+        for learner in learners.values():
+            learner.optimizer.step()
         if self.ema is not None:
             decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
@@ -256,42 +262,80 @@ class Trainer:
             ct = ct.contiguous(memory_format=torch.channels_last_3d)
         return Batch(ct, labels, torch.from_numpy(case.annotated).to(self.device), case.geometry.spacing_zyx)
 
-    def _validate(self, config: StageConfig, recent: list[dict[str, float]]) -> None:
+    def _score(self, stage: StageName) -> ValidationResult:
         cases = self.validation[: self.config.validation_cases]
-        result = validate(
+        if stage == "aae":
+            assert self.autoencoder is not None
+            return validate_shapes(
+                self.autoencoder,
+                cases,
+                self.organs,
+                self.task.small_classes,
+                device=self.device,
+                processes=self.processes,
+            )
+        return validate(
             self.averaged,
             cases,
             self.organs,
             self.task.small_classes,
-            stage=config.name,
+            stage=stage,
             intensity=self.intensity,
             chunk_zyx=self.config.data.chunk_zyx,
             device=self.device,
             precision=self.precision,
             processes=self.processes,
         )
+
+    def _validate(self, config: StageConfig, recent: list[dict[str, float]]) -> None:
+        result = self._score(config.name)
         means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in {k for r in recent for k in r}}
         if self.processes.is_first:
             self._log(config, means, result)
         if result.score > self.best:
             self.best = result.score
-            state = {"model": self.averaged.state_dict(), "score": self.best, "step": self.step, **self._identity()}
-            if self.processes.is_first:
-                save_checkpoint(self.folder / f"best-{config.name}.pt", state)
+            self._save_weights(f"best-{config.name}.pt", self.best)
+
+    def _remember_start(self, config: StageConfig) -> None:
+        """Keep what a guarded stage starts from, and its score."""
+        result = self._score(config.name)
+        if self.processes.is_first:
+            self._log(config, {}, result)
+        self.start = result.score
+        self._save_weights(f"start-{config.name}.pt", self.start)
 
     def _finish_stage(self, config: StageConfig) -> None:
-        """Go on from the best validation checkpoint of the stage that ended."""
-        best = self.processes.from_first(lambda: load_checkpoint(self.folder / f"best-{config.name}.pt"))
+        """Go on from the best validation checkpoint of the stage, or from its start where the stage did harm."""
+        best = self.processes.from_first(lambda: self._best_or_start(config))
         for model in (self.model, self.ema):
             if model is not None:
                 model.load_state_dict(best["model"])
-        self.stage_index, self.step, self.best = self.stage_index + 1, 0, -math.inf
-        self._save(None)
+        if self.autoencoder is not None:
+            self.autoencoder.load_state_dict(best["autoencoder"])
+        self.stage_index, self.step, self.best, self.start = self.stage_index + 1, 0, -math.inf, None
+        self._save({})
+        if self.processes.is_first:
+            (self.folder / f"start-{config.name}.pt").unlink(missing_ok=True)
+
+    def _best_or_start(self, config: StageConfig) -> dict[str, Any]:
+        path = self.folder / f"best-{config.name}.pt"
+        best = load_checkpoint(path)
+        if self.start is None or best["score"] >= self.start - self.config.max_fall:
+            return best
+        self._note(
+            config,
+            f"undone: the validation score fell from {self.start:.4f} to {best['score']:.4f}; "
+            "the weights it started from are kept",
+        )
+        (self.folder / f"start-{config.name}.pt").replace(path)
+        return load_checkpoint(path)
 
     def _start_from(self, path: Path) -> None:
         state = load_checkpoint(path)
         try:
             self.model.load_state_dict(state["model"])
+            if self.autoencoder is not None and state.get("autoencoder") is not None:
+                self.autoencoder.load_state_dict(state["autoencoder"])
         except (KeyError, RuntimeError) as error:
             raise FocusNetError(
                 "E_CHECKPOINT", f"{path.name} holds weights of another network; change --init."
@@ -301,7 +345,21 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.model_dump_json(), "data": self.data_hash, "initial": self.initial_sha256}
 
-    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def _save_weights(self, name: str, score: float) -> None:
+        if not self.processes.is_first:
+            return
+        save_checkpoint(
+            self.folder / name,
+            {
+                "model": self.averaged.state_dict(),
+                "autoencoder": None if self.autoencoder is None else self.autoencoder.state_dict(),
+                "score": score,
+                "step": self.step,
+                **self._identity(),
+            },
+        )
+
+    def _save(self, learners: dict[str, Learner]) -> None:
         if not self.processes.is_first:
             return
         save_checkpoint(
@@ -312,9 +370,11 @@ class Trainer:
                 "step": self.step,
                 "skipped": self.skipped,
                 "best": self.best,
+                "start": self.start,
                 "model": self.model.state_dict(),
+                "autoencoder": None if self.autoencoder is None else self.autoencoder.state_dict(),
                 "ema": None if self.ema is None else self.ema.state_dict(),
-                "optimizer": None if optimizer is None else optimizer.state_dict(),
+                "optimizers": optimizer_states(learners),
             },
         )
 
@@ -331,9 +391,11 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.stage_index, self.step = state["stage"], state["step"]
+        if self.autoencoder is not None:
+            self.autoencoder.load_state_dict(state["autoencoder"])
+        self.stage_index, self.step, self.start = state["stage"], state["step"], state["start"]
         self.skipped, self.best, self.initial_sha256 = state["skipped"], state["best"], state["initial"]
-        self._optimizer_state = state["optimizer"]
+        self._optimizer_states = state["optimizers"] or None
 
     def _log(self, config: StageConfig, losses: dict[str, float], result: ValidationResult) -> None:
         row = {
@@ -345,16 +407,23 @@ class Trainer:
             **{f"dsc_{k}": round(v, 4) for k, v in result.dsc.items()},
             **{f"error_mm_{k}": round(v, 2) for k, v in result.localisation_mm.items()},
         }
+        self._append(row)
+        self._status("training", row)
+
+    def _note(self, config: StageConfig, text: str) -> None:
+        row = {"stage": config.name, "step": self.step, "note": text}
+        self._append(row)
+        self._status("training", row)
+
+    def _append(self, row: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._status("training", row)
 
     def _status(self, state: str, row: dict[str, Any]) -> None:
         if not self.processes.is_first:
             return
-        stages = self.config.stages
-        done = sum(s.steps for s in stages[: self.stage_index]) + self.step
-        status = {"state": state, "steps_done": done, "steps_total": sum(s.steps for s in stages), **row}
+        done = sum(s.steps for s in self.stages[: self.stage_index]) + self.step
+        status = {"state": state, "steps_done": done, "steps_total": sum(s.steps for s in self.stages), **row}
         partial = self.folder / "status.json.part"
         partial.write_text(json.dumps(status), "utf-8")
         partial.replace(self.folder / "status.json")
@@ -367,6 +436,13 @@ def build_model(config: TrainingConfig, organs: int, small: int) -> FocusNetV2:
     model = build("focusnetv2", **network_arguments(config, organs, small))
     assert isinstance(model, FocusNetV2)
     return model
+
+
+def build_autoencoder(config: TrainingConfig) -> ShapeAutoencoder | None:
+    """The autoencoder of a configuration's shape constraint, if it has one."""
+    if config.shape.constraint == "none":
+        return None
+    return ShapeAutoencoder(config.network.roi_shape_zyx, config.shape.widths, config.shape.code_size)
 
 
 def network_arguments(config: TrainingConfig, organs: int, small: int) -> dict[str, Any]:
@@ -383,7 +459,7 @@ def schedule(step: int, config: StageConfig) -> float:
 
 
 def _check_shares(config: TrainingConfig, processes: Processes) -> None:
-    uneven = [s.name for s in config.stages if s.accumulate % processes.count]
+    uneven = [s.name for s in config.schedule if s.accumulate % processes.count]
     if uneven:
         change = " ".join(f"--set stages.{name}.accumulate={processes.count}" for name in uneven)
         raise FocusNetError(

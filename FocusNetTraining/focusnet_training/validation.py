@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from focusnet.devices import Precision, computing
+from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.networks.roi import crop_roi, find_peaks, roi_start
 from focusnet.preprocessing import Intensity
@@ -91,6 +92,34 @@ def validate(
     mean_error = _means(errors, [organs[c - 1] for c in small_classes], processes)
     score = -np.mean(list(mean_error.values())) / 100 if stage == "sol" else np.mean(list(mean_dsc.values()))
     return ValidationResult(float(score), mean_dsc, mean_error)
+
+
+def validate_shapes(
+    autoencoder: ShapeAutoencoder,
+    cases: Sequence[PreparedCase],
+    organs: Sequence[str],
+    small_classes: Sequence[int],
+    *,
+    device: torch.device,
+    processes: Processes = Processes(),
+) -> ValidationResult:
+    """Score an autoencoder: DSC between the true masks of the small organs and their reconstructions."""
+    dsc = np.full((len(cases), len(small_classes)), np.nan)
+    roi = autoencoder.roi_shape_zyx
+    for number in processes.share(len(cases)):
+        case = cases[number]
+        labels = torch.from_numpy(np.array(case.labels))
+        pad = [max(r - size, 0) for r, size in zip(roi, labels.shape, strict=True)]
+        labels = F.pad(labels, (0, pad[2], 0, pad[1], 0, pad[0]))
+        for k, value in enumerate(small_classes):
+            if value in case.voxels and case.scored[value - 1]:
+                centre = np.mean(np.unravel_index(case.voxels[value], case.labels.shape), axis=1)
+                mask = crop_roi(labels == value, roi_start(centre, roi, labels.shape), roi)
+                with torch.no_grad():
+                    answer = autoencoder(mask[None, None].float().to(device)).reconstruction[0, 0] > 0.5
+                dsc[number, k] = _dice(answer.cpu().numpy(), mask.numpy())
+    means = _means(dsc, [organs[c - 1] for c in small_classes], processes)
+    return ValidationResult(float(np.mean(list(means.values()))), means, {})
 
 
 def _means(values: NDArray[np.float64], names: Sequence[str], processes: Processes) -> dict[str, float]:

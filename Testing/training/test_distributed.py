@@ -18,11 +18,16 @@ from focusnet_training.trainer import Trainer, TrainingOptions
 CONFIG = """
 name = "blobs"
 ema_decay = 0.9
+max_fall = 1.0
 [network]
 widths = [4, 4, 4]
 growth = 2
 dilations = [2, 3]
-roi_shape_zyx = [8, 8, 8]
+roi_shape_zyx = [8, 16, 16]
+[shape]
+constraint = "adversarial"
+widths = [2, 4, 4]
+code_size = 6
 [data]
 spacing_xyz = [4.0, 4.0, 4.0]
 window_hu = [-200.0, 800.0]
@@ -64,23 +69,27 @@ def rows(run):
 
 def test_two_processes_train_what_one_trains(blobs, environment, tmp_path):
     config = tmp_path / "blobs.toml"
-    config.write_text(CONFIG + "".join(STAGE.format(name) for name in ("snet", "sol", "sos", "joint")))
+    config.write_text(CONFIG + "".join(STAGE.format(name) for name in ("snet", "sol", "aae", "sos", "joint")))
     done = train(SINGLE, config, blobs, tmp_path / "one", environment)
     assert done.returncode == 0, done.stderr
     done = train(TWO, config, blobs, tmp_path / "two", environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished") == 1  # process 0 alone speaks
     one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
-    assert [r["stage"] for r in one] == [r["stage"] for r in two] == ["snet", "sol", "sos", "joint"]
+    stages = ["snet", "sol", "aae", "sos", "sos", "joint", "joint"]  # sos and joint are measured at their start, too
+    assert [r["stage"] for r in one] == [r["stage"] for r in two] == stages
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         for key in a.keys() - {"stage", "seconds"}:
             kind = key.split("_")[0]
             assert a[key] == pytest.approx(b[key], abs=TOLERANCE.get(kind, 0)), (a["stage"], key)
     for name in ("last", "best-snet", "best-joint"):
-        a, b = (load_checkpoint(tmp_path / run / f"{name}.pt")["model"] for run in ("one", "two"))
-        for key, value in a.items():
-            torch.testing.assert_close(value, b[key], rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+        a, b = (load_checkpoint(tmp_path / run / f"{name}.pt") for run in ("one", "two"))
+        for network in ("model", "autoencoder"):
+            for key, value in a[network].items():
+                torch.testing.assert_close(
+                    value, b[network][key], rtol=1e-5, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+                )
 
 
 def test_uneven_shares_are_refused_with_the_change(blobs, tmp_path):

@@ -21,8 +21,10 @@ def config(stages, **changes):
         "name": "blobs",
         "seed": 5,
         "ema_decay": 0.9,
-        "network": {"widths": [4, 4, 4], "growth": 2, "dilations": [2, 3], "roi_shape_zyx": [8, 8, 8]},
+        "max_fall": 1.0,
+        "network": {"widths": [4, 4, 4], "growth": 2, "dilations": [2, 3], "roi_shape_zyx": [8, 16, 16]},
         "data": {"spacing_xyz": [4, 4, 4], "window_hu": [-200, 800], "chunk_zyx": [16, 24, 24], "small_voxels": 60},
+        "shape": {"constraint": "adversarial", "widths": [2, 4, 4], "code_size": 6},
         "augmentation": {"scale": [0.9, 1.1], "field_of_view_cut": 0.0},
         "stages": [{"learning_rate": 1e-2, "warmup_steps": 0, **s} for s in stages],
     }
@@ -36,6 +38,7 @@ def sha(state):
 ALL = [
     {"name": "snet", "steps": 3, "validate_every": 3},
     {"name": "sol", "steps": 3, "validate_every": 3},
+    {"name": "aae", "steps": 3, "validate_every": 3},
     {"name": "sos", "steps": 3, "validate_every": 3},
     {"name": "joint", "steps": 2, "validate_every": 2},
 ]
@@ -62,27 +65,36 @@ def test_small_organs_follow_the_volume_rule(finished):
 def test_every_stage_logs_and_leaves_its_best(finished):
     folder, _ = finished
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [r["stage"] for r in rows] == ["snet", "sol", "sos", "joint"]
+    # Guarded stages are measured before their first step.
+    assert [r["stage"] for r in rows] == ["snet", "sol", "aae", "sos", "sos", "joint", "joint"]
+    assert [r["step"] for r in rows] == [3, 3, 3, 0, 3, 0, 2]
     assert {"loss_focal", "loss_dice", "dsc_brainstem"} <= rows[0].keys()
     assert {"loss_heatmap", "error_mm_lens_l"} <= rows[1].keys()
-    assert {"loss_roi_dice", "error_mm_lens_r", "dsc_lens_l"} <= rows[2].keys()
+    assert {"loss_aae_reconstruction", "dsc_lens_l"} <= rows[2].keys()
+    game = {"loss_roi_dice", "loss_shape_code", "loss_shape_features", "loss_aae_reconstruction", "loss_aae_apart"}
+    assert game | {"error_mm_lens_r", "dsc_lens_l"} <= rows[4].keys()
+    assert game | {"loss_heatmap", "loss_focal"} <= rows[6].keys()
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert {p.name for p in folder.glob("best-*.pt")} == {f"best-{s['name']}.pt" for s in ALL}
 
 
 def test_frozen_parts_stay_bit_identical(finished):
     folder, _ = finished
-    best = {s["name"]: load_checkpoint(folder / f"best-{s['name']}.pt")["model"] for s in ALL}
+    best = {s["name"]: load_checkpoint(folder / f"best-{s['name']}.pt") for s in ALL}
 
     def part(stage, name):
-        return sha({k: v for k, v in best[stage].items() if k.startswith(f"{name}.")})
+        if name == "aae":
+            return sha(best[stage]["autoencoder"])
+        return sha({k: v for k, v in best[stage]["model"].items() if k.startswith(f"{name}.")})
 
-    assert part("snet", "snet") == part("sol", "snet") == part("sos", "snet") != part("joint", "snet")
-    assert part("snet", "sol") != part("sol", "sol") == part("sos", "sol")
-    assert part("sol", "sos") != part("sos", "sos")
+    assert part("snet", "snet") == part("sol", "snet") == part("aae", "snet") == part("sos", "snet")
+    assert part("sos", "snet") != part("joint", "snet")
+    assert part("snet", "sol") != part("sol", "sol") == part("aae", "sol") == part("sos", "sol")
+    assert part("sol", "sos") == part("aae", "sos") != part("sos", "sos")
+    assert part("snet", "aae") == part("sol", "aae") != part("aae", "aae") != part("sos", "aae")
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 8, 10])
+@pytest.mark.parametrize("stop_at", [1, 4, 8, 10, 13])
 def test_a_stopped_run_resumes_bit_for_bit(finished, dataset, tmp_path, monkeypatch, stop_at):
     """Killed at a step that no checkpoint follows, in every stage: what was lost is trained again, exactly."""
     steps = 0
@@ -104,6 +116,30 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, dataset, tmp_path, monkeypa
     assert resumed.run(resume=True)
     assert sha(resumed.model.state_dict()) == sha(finished[1].model.state_dict())
     assert sha(resumed.averaged.state_dict()) == sha(finished[1].averaged.state_dict())
+    assert sha(resumed.autoencoder.state_dict()) == sha(finished[1].autoencoder.state_dict())
+
+
+def test_a_stage_that_does_harm_is_undone_and_says_so(finished, dataset, tmp_path):
+    """Joint fine-tuning at an absurd learning rate: the run ends with the weights of the stage before."""
+    folder, _ = finished
+    start = folder / "best-sos.pt"
+    wild = [{"name": "joint", "steps": 2, "validate_every": 2, "learning_rate": 1e3}]
+    told = []
+    options = TrainingOptions("cpu", "fp32", initial=start, report=told.append)
+    trainer = Trainer(config(wild, max_fall=0.005), dataset, tmp_path, options)
+    assert trainer.run()
+    before = load_checkpoint(start)
+    assert sha(trainer.averaged.state_dict()) == sha(trainer.model.state_dict()) == sha(before["model"])
+    assert sha(trainer.autoencoder.state_dict()) == sha(before["autoencoder"])
+    shipped = load_checkpoint(tmp_path / "best-joint.pt")
+    assert sha(shipped["model"]) == sha(before["model"])
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [0, 2, 2]
+    assert rows[1]["score"] < rows[0]["score"] - 0.005
+    assert shipped["score"] == before["score"] == pytest.approx(rows[0]["score"], abs=1e-5)
+    assert "undone" in rows[2]["note"]
+    assert any("undone" in status.get("note", "") for status in told)
+    assert not (tmp_path / "start-joint.pt").exists()
 
 
 def test_time_budget_pauses_and_resume_finishes(dataset, tmp_path, finished):

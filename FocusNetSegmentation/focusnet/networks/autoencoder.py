@@ -65,7 +65,7 @@ class ShapeAutoencoder(nn.Module):
             raise ValueError(f"the autoencoder needs an ROI of multiples of {REDUCTION}, got {tuple(roi_shape_zyx)}")
         depth, height, width = (size // REDUCTION for size in roi_shape_zyx)
         fine, middle, coarse = widths
-        self.roi_shape_zyx = tuple(roi_shape_zyx)
+        self.roi_shape_zyx: Triple = (depth * REDUCTION, height * REDUCTION, width * REDUCTION)
         self.coarse_shape = (coarse, depth, height, width)
         numbers = coarse * depth * height * width
         self.encoder = nn.Sequential(
