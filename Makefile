@@ -20,7 +20,7 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p focusnet -p focusnet_training -p FocusNetSegmentationLib
+	$(BIN)/mypy -p focusnet -p focusnet_training -p FocusNetSegmentationLib -p FocusNetTrainingLib
 
 bench: $(STAMP)
 	for benchmark in Benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.segment import SegmentOptions
 
-from FocusNetSegmentationLib import mrml, protocol, runtime
+from FocusNetSegmentationLib import mrml, protocol
 from FocusNetSegmentationLib.exchange import read_report, write_request
 from FocusNetSegmentationLib.logic import Outcome
-from FocusNetSegmentationLib.process import ChildProcess, child_environment
+from FocusNetSegmentationLib.process import Child, start_python
+from FocusNetSegmentationLib.protocol import Progress
 
-LIBRARY = Path(__file__).resolve().parents[1]
 FOLDER_PREFIX = "FocusNet-"
 
 
-class Child(Protocol):
-    """A running child process."""
-
-    def poll(self) -> tuple[list[str], int | None]:
-        """New lines, and the exit code once all is over."""
-
-    def end(self) -> None:
-        """End it with all its children."""
-
-
 StartChild = Callable[[Sequence[str]], Child]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a job is.
-
-    Attributes:
-        stage: What it does now.
-        share: Finished share in [0, 1].
-        seconds_left: Estimate, None while unknown.
-    """
-
-    stage: str = "starting"
-    share: float = 0.0
-    seconds_left: float | None = None
 
 
 class SegmentationJob:
@@ -169,15 +143,3 @@ class SegmentationJob:
     def _remove_folder(self) -> None:
         """The folder holds a copy of the patient's CT."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def start_python(arguments: Sequence[str]) -> ChildProcess:
-    """Start our Python, which is PythonSlicer inside the application."""
-    if not runtime.in_application():
-        return ChildProcess([sys.executable, *arguments], child_environment(os.environ, LIBRARY))
-    import slicer.util
-
-    executable = shutil.which("PythonSlicer")
-    if executable is None:
-        raise FocusNetError("E_START", "Slicer's Python (PythonSlicer) is not found; reinstall 3D Slicer.")
-    return ChildProcess([executable, *arguments], child_environment(slicer.util.startupEnvironment(), LIBRARY))

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
+from focusnet.errors import FocusNetError
+
+from FocusNetSegmentationLib import runtime
+
+LIBRARY = Path(__file__).resolve().parents[1]
 END_SECONDS = 5.0
 NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+
+
+class Child(Protocol):
+    """A running child process."""
+
+    def poll(self) -> tuple[list[str], int | None]:
+        """New lines, and the exit code once all is over."""
+
+    def end(self) -> None:
+        """End it with all its children."""
 
 
 class ChildProcess:
@@ -54,20 +72,7 @@ class ChildProcess:
 
     def end(self) -> None:
         """End the process and every process it has started; returns when they are gone."""
-        if sys.platform == "win32":
-            subprocess.run(
-                ["taskkill", "/PID", str(self._process.pid), "/T", "/F"],
-                capture_output=True,
-                check=False,
-                creationflags=NO_WINDOW,
-            )
-        else:
-            import signal
-
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+        end_tree(self._process.pid)
         self._process.wait(END_SECONDS)
 
     def _read(self) -> None:
@@ -76,6 +81,19 @@ class ChildProcess:
             self._lines.put(line.rstrip("\r\n"))
         self._process.wait()
         self._lines.put(None)
+
+
+def end_tree(pid: int) -> None:
+    """End a process that leads a group of its own, and every process it has started; one that is gone is no error."""
+    if sys.platform == "win32":
+        subprocess.run(
+            ["taskkill", "/PID", str(pid), "/T", "/F"], capture_output=True, check=False, creationflags=NO_WINDOW
+        )
+    else:
+        import signal
+
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def child_environment(base: Mapping[str, str], library: Path) -> dict[str, str]:
@@ -105,3 +123,24 @@ def is_running(pid: int) -> bool:
         return kernel.WaitForSingleObject(handle, 0) == still_waiting
     finally:
         kernel.CloseHandle(handle)
+
+
+def start_python(arguments: Sequence[str]) -> ChildProcess:
+    """Start our Python, which is PythonSlicer inside the application."""
+    return ChildProcess(*python_command(arguments))
+
+
+def python_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Command line and environment of our Python with these arguments.
+
+    Raises:
+        FocusNetError: ``E_START`` when the application's Python is not found.
+    """
+    if not runtime.in_application():
+        return [sys.executable, *arguments], child_environment(os.environ, LIBRARY)
+    import slicer.util
+
+    executable = shutil.which("PythonSlicer")
+    if executable is None:
+        raise FocusNetError("E_START", "Slicer's Python (PythonSlicer) is not found; reinstall 3D Slicer.")
+    return [executable, *arguments], child_environment(slicer.util.startupEnvironment(), LIBRARY)

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 MARK = "@focusnet "
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work of a child is.
+
+    Attributes:
+        stage: What it does now.
+        share: Finished share in [0, 1].
+        seconds_left: Estimate, None while unknown.
+    """
+
+    stage: str = "starting"
+    share: float = 0.0
+    seconds_left: float | None = None
 
 
 def emit(kind: str, **content: Any) -> None:

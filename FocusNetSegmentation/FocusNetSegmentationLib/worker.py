@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from focusnet.errors import FocusNetError
@@ -27,8 +28,13 @@ MIN_STEP_SECONDS = 0.1
 def main(folder: Path, parent_pid: int) -> int:
     """Segment the CT of the folder and return the exit code."""
     threading.Thread(target=_end_with_parent, args=(folder, parent_pid), daemon=True).start()
+    return report_errors(lambda: _segment(folder))
+
+
+def report_errors(work: Callable[[], None]) -> int:
+    """Do the work of a child process, tell its parent why it failed, and return the exit code."""
     try:
-        _segment(folder)
+        work()
     except FocusNetError as error:
         emit("error", code=error.code, message=error.message)
         return REFUSED

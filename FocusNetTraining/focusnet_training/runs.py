@@ -104,7 +104,7 @@ def make_bundle(
     Raises:
         FocusNetError: ``E_RUN`` when the folder holds no finished stage or its data are gone, ``E_OUTPUT_EXISTS``.
     """
-    config, facts = _read_run(run)
+    config, facts = read_run(run)
     stage, state = _last_stage(run, config)
     dataset = read_dataset(Path(facts["data"]), config.data.fold)
     found = tuple(facts["organs"])
@@ -159,7 +159,12 @@ def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str
     return {organ: OrganScore.of(v) for organ, v in values.items()}
 
 
-def _read_run(run: Path) -> tuple[TrainingConfig, dict[str, Any]]:
+def read_run(run: Path) -> tuple[TrainingConfig, dict[str, Any]]:
+    """Configuration of a run, and what it found in its data: ``data``, ``organs``, ``small_organs``, ``device``.
+
+    Raises:
+        FocusNetError: ``E_RUN``.
+    """
     try:
         config = TrainingConfig.model_validate_json((run / "config.json").read_text("utf-8"))
         facts = json.loads((run / RUN_FILE).read_text("utf-8"))

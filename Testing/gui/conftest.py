@@ -63,3 +63,21 @@ def application(standins: Any, scene: Any, root: Path, monkeypatch: pytest.Monke
 def module(application: Any, root: Path) -> Any:
     """The module file, loaded as Slicer loads it."""
     return load("FocusNetSegmentation", root / "FocusNetSegmentation" / "FocusNetSegmentation.py")
+
+
+@pytest.fixture
+def training_module(standins: Any, scene: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module FocusNetTraining, loaded as Slicer loads it, under the stand-in for the application."""
+    failures: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: failures.append(error))
+    standins.install(monkeypatch, root / "FocusNetTraining" / "Resources")
+    _forget_training_panels()
+    yield load("FocusNetTraining", root / "FocusNetTraining" / "FocusNetTraining.py")
+    _forget_training_panels()
+    assert failures == []
+
+
+def _forget_training_panels() -> None:
+    for name in list(sys.modules):
+        if name == "FocusNetTraining" or (name.startswith("FocusNetTrainingLib.") and name.endswith("_panel")):
+            del sys.modules[name]

@@ -94,9 +94,13 @@ class _Collapsible(QtWidgets.QGroupBox):
 
 
 class _PathEdit(QtWidgets.QLineEdit):
+    SIGNALS = ("currentPathChanged(QString)",)
+    currentPathChanged = QtCore.Signal(str)
+
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
         self._filters = 0
+        self.textChanged.connect(self.currentPathChanged)
 
     currentPath = QtCore.Property(
         str, lambda self: QtWidgets.QLineEdit.text(self), lambda self, path: self.setText(path)
@@ -270,6 +274,9 @@ class Choice:
         self.choices = choices
 
 
+PLAIN = (str, bool, float)
+
+
 class _Parameter:
     """One parameter of a parameter node, as Slicer stores it."""
 
@@ -280,13 +287,13 @@ class _Parameter:
         self.choices = next((extra.choices for extra in extras if isinstance(extra, Choice)), None)
 
     def read(self, node: Any) -> Any:
-        if self.kind in (str, bool):
+        if self.kind in PLAIN:
             text = node.GetParameter(self.name)
-            return text == "True" if self.kind is bool else text
+            return text == "True" if self.kind is bool else self.kind(text)
         return node.GetNodeReference(self.name)
 
     def write(self, node: Any, value: Any) -> None:
-        if self.kind in (str, bool):
+        if self.kind in PLAIN:
             if not isinstance(value, self.kind) or (self.choices is not None and value not in self.choices):
                 raise ValueError(f"{value!r} is no value of {self.name}")
             node.SetParameter(self.name, str(value))
@@ -296,14 +303,14 @@ class _Parameter:
 
 
 def parameter_node_wrapper(cls: type) -> type:
-    """``@parameterNodeWrapper`` for str, bool and node parameters."""
+    """``@parameterNodeWrapper`` for str, bool, float and node parameters."""
     hints = typing.get_type_hints(cls, include_extras=True)
     parameters = [_Parameter(name, hint, getattr(cls, name, None)) for name, hint in hints.items()]
 
     def initialise(self: Any, node: Any) -> None:
         self.parameterNode, self._guis = node, {}
         for p in parameters:
-            if p.kind in (str, bool) and p.name not in node.GetParameterNames():
+            if p.kind in PLAIN and p.name not in node.GetParameterNames():
                 p.write(node, p.default)
 
     def connect_gui(self: Any, ui: Any) -> int:
@@ -357,6 +364,8 @@ def parameter_node_wrapper(cls: type) -> type:
 def _show(widget: Any, parameter: _Parameter, value: Any) -> None:
     if parameter.kind is bool:
         widget.checked = value
+    elif parameter.kind is float:
+        widget.value = value
     elif parameter.choices is not None:
         widget.setCurrentIndex(parameter.choices.index(value))
     else:
@@ -366,6 +375,8 @@ def _show(widget: Any, parameter: _Parameter, value: Any) -> None:
 def _shown(widget: Any, parameter: _Parameter) -> Any:
     if parameter.kind is bool:
         return widget.checked
+    if parameter.kind is float:
+        return widget.value
     if parameter.choices is not None:
         return parameter.choices[widget.currentIndex]
     return widget.currentNode()
@@ -374,6 +385,8 @@ def _shown(widget: Any, parameter: _Parameter) -> Any:
 def _changed(widget: Any) -> Any:
     if hasattr(widget, "currentNodeChanged"):
         return widget.currentNodeChanged
+    if hasattr(widget, "valueChanged"):
+        return widget.valueChanged
     return widget.toggled if hasattr(widget, "toggled") else widget.currentIndexChanged
 
 

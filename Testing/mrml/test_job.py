@@ -175,7 +175,7 @@ def test_real_child_reports_why_it_refuses(scene, ct_node, temporary):
 
 
 def test_inside_slicer_its_python_is_started(monkeypatch):
-    from FocusNetSegmentationLib import job as module
+    from FocusNetSegmentationLib import process as module
 
     started = []
     monkeypatch.setattr(module, "ChildProcess", lambda *arguments: started.append(arguments))

@@ -1,0 +1,1 @@
+"""The Slicer side of training and evaluation."""

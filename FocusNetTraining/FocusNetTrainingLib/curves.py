@@ -1,0 +1,146 @@
+"""Curves of a training in the scene: a table per stage, a series per loss and organ, two charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import slicer
+import vtk
+from focusnet.organs import CATALOGUE
+
+from FocusNetTrainingLib.presets import stage_name
+
+Chart = Literal["dsc", "loss"]
+ATTRIBUTE = "FocusNet.Training"
+STEP = "step"
+TITLES: dict[Chart, tuple[str, str]] = {"dsc": ("Validation DSC", "DSC"), "loss": ("Losses", "loss")}
+MEAN_COLOUR = (0.1, 0.1, 0.1)
+LOSS_COLOURS = (
+    (0.90, 0.62, 0.00), (0.00, 0.45, 0.70), (0.00, 0.62, 0.45), (0.84, 0.37, 0.00), (0.80, 0.47, 0.65),
+    (0.34, 0.71, 0.91), (0.50, 0.50, 0.50),
+)  # fmt: skip
+
+
+class Curves:
+    """Keeps tables and charts of one run up to date; what the scene has of them already is used again.
+
+    Args:
+        scene: The MRML scene.
+    """
+
+    def __init__(self, scene: Any) -> None:
+        self._scene = scene
+        self._written: dict[str, int] = {}
+
+    def update(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show the rows of a run's validations: ``stage``, ``step``, ``score``, ``loss_*``, ``dsc_*``.
+
+        Steps are counted over all stages, so that the stages lie side by side.
+        """
+        offset = 0.0
+        for stage in dict.fromkeys(str(row["stage"]) for row in rows):
+            mine = [row for row in rows if row["stage"] == stage]
+            if self._written.get(stage) != len(mine):
+                self._write_stage(stage, mine, offset)
+                self._written[stage] = len(mine)
+            offset += float(mine[-1]["step"])
+
+    def chart(self, kind: Chart) -> Any:
+        """The chart node, made where it is missing."""
+        node = self._find("vtkMRMLPlotChartNode", kind)
+        if node is None:
+            node = self._add("vtkMRMLPlotChartNode", f"FocusNet {TITLES[kind][0]}", kind)
+            title, axis = TITLES[kind]
+            node.SetTitle(title)
+            node.SetXAxisTitle("step")
+            node.SetYAxisTitle(axis)
+            if kind == "dsc":
+                node.YAxisRangeAutoOff()
+                node.SetYAxisRange(0.0, 1.0)
+        return node
+
+    def clear(self) -> None:
+        """Remove all of it from the scene."""
+        for kind in ("vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode"):
+            for node in slicer.util.getNodesByClass(kind, self._scene):
+                if node.GetAttribute(ATTRIBUTE) is not None:
+                    self._scene.RemoveNode(node)
+        self._written = {}
+
+    def _write_stage(self, stage: str, rows: Sequence[Mapping[str, Any]], offset: float) -> None:
+        names = [name for name in rows[0] if name == "score" or name.startswith(("loss_", "dsc_"))]
+        if not any(name.startswith("dsc_") for name in names):
+            names = [name for name in names if name != "score"]  # of SOL-Net it is no DSC
+        table = self._find("vtkMRMLTableNode", stage) or self._add("vtkMRMLTableNode", f"FocusNet {stage}", stage)
+        columns = vtk.vtkTable()
+        for name in (STEP, *names):
+            column = vtk.vtkDoubleArray()
+            column.SetName(name)
+            for row in rows:
+                column.InsertNextValue(offset + float(row["step"]) if name == STEP else _number(row.get(name)))
+            columns.AddColumn(column)
+        table.SetAndObserveTable(columns)
+        for index, name in enumerate(names):
+            self._series(stage, name, table, index)
+
+    def _series(self, stage: str, name: str, table: Any, index: int) -> None:
+        key = f"{stage}.{name}"
+        if self._find("vtkMRMLPlotSeriesNode", key) is not None:
+            return
+        label, colour = _look(name, index)
+        series = self._add("vtkMRMLPlotSeriesNode", f"{label} ({stage_name(stage)})", key)
+        series.SetAndObserveTableNodeID(table.GetID())
+        series.SetXColumnName(STEP)
+        series.SetYColumnName(name)
+        series.SetPlotType(series.PlotTypeScatter)
+        series.SetLineStyle(series.LineStyleSolid)
+        series.SetLineWidth(4 if name == "score" else 2)
+        series.SetMarkerStyle(series.MarkerStyleCircle)
+        series.SetMarkerSize(5)
+        series.SetColor(*colour)
+        self.chart("loss" if name.startswith("loss_") else "dsc").AddAndObservePlotSeriesNodeID(series.GetID())
+
+    def _find(self, kind: str, key: str) -> Any:
+        nodes = slicer.util.getNodesByClass(kind, self._scene)
+        return next((node for node in nodes if node.GetAttribute(ATTRIBUTE) == key), None)
+
+    def _add(self, kind: str, name: str, key: str) -> Any:
+        node = self._scene.AddNewNodeByClass(kind, name)
+        node.SetAttribute(ATTRIBUTE, key)
+        return node
+
+
+def organ_scores(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float | None, float | None, float | None]]:
+    """For each organ: key, latest DSC, best DSC of the same stage, latest localisation error in mm."""
+    latest: dict[str, tuple[float, float]] = {}
+    errors: dict[str, float] = {}
+    stage = ""
+    for row in rows:
+        if row["stage"] != stage and any(name.startswith("dsc_") for name in row):
+            stage, latest = row["stage"], {}
+        for name, value in row.items():
+            if name.startswith("dsc_"):
+                key = name.removeprefix("dsc_")
+                latest[key] = (value, max(value, latest.get(key, (0.0, 0.0))[1]))
+            elif name.startswith("error_mm_"):
+                errors[name.removeprefix("error_mm_")] = value
+    keys = dict.fromkeys([*latest, *errors])
+    return [(key, *latest.get(key, (None, None)), errors.get(key)) for key in keys]
+
+
+def _look(name: str, index: int) -> tuple[str, tuple[float, float, float]]:
+    """Text and colour of a series: organs have theirs of the catalogue."""
+    if name == "score":
+        return "mean", MEAN_COLOUR
+    if name.startswith("loss_"):
+        return name.removeprefix("loss_").replace("_", " "), LOSS_COLOURS[index % len(LOSS_COLOURS)]
+    organ = CATALOGUE.get(name.removeprefix("dsc_"))
+    if organ is None:
+        return name.removeprefix("dsc_"), LOSS_COLOURS[index % len(LOSS_COLOURS)]
+    red, green, blue = organ.colour
+    return organ.name, (red / 255, green / 255, blue / 255)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")

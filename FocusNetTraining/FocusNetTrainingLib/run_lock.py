@@ -1,0 +1,76 @@
+"""A lock that a process holds on a run folder; the system frees it however the process ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+RETRY_SECONDS = 0.05
+
+
+class RunLock:
+    """Exclusive lock by a file.
+
+    Args:
+        path: The lock file; made where it is missing, and left there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self, wait_seconds: float = 0.0) -> bool:
+        """Take the lock, trying for some time; whether it was free.
+
+        Raises:
+            OSError: The file can't be made.
+        """
+        end = time.monotonic() + wait_seconds
+        file = self._path.open("ab")
+        while not _try_lock(file):
+            if time.monotonic() >= end:
+                file.close()
+                return False
+            time.sleep(RETRY_SECONDS)
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Free the lock."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock."""
+    if not path.exists():
+        return False
+    lock = RunLock(path)
+    free = lock.acquire()
+    lock.release()
+    return not free
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: IO[bytes]) -> bool:
+        try:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(file: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

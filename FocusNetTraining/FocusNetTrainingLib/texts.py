@@ -1,0 +1,55 @@
+"""Sentences of the panels."""
+
+from __future__ import annotations
+
+from FocusNetSegmentationLib.protocol import Progress
+
+from FocusNetTrainingLib.presets import stage_name
+from FocusNetTrainingLib.run_folder import RunStatus
+
+
+def duration(seconds: float) -> str:
+    """A time as a person says it: 50 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 60:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def run_headline(status: RunStatus) -> str:
+    """How a run stands, and what can be done."""
+    kept = "the last checkpoint is kept, Resume goes on from it" if status.resumable else "there is no checkpoint yet"
+    match status.state:
+        case "new":
+            return ""
+        case "starting":
+            return "Starting: reading the data set..."
+        case "training":
+            left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
+            stage = f"{stage_name(status.stage)}: " if status.stage else ""
+            return f"Training. {stage}{_steps(status)}{left}. It goes on when 3D Slicer is closed."
+        case "pausing":
+            return "Pausing: writing a checkpoint..."
+        case "paused":
+            return f"Paused at {_steps(status)}. Resume goes on exactly there."
+        case "interrupted":
+            return f"Ended at {_steps(status)}; {kept}."
+        case "failed":
+            return f"{status.error} ({kept.capitalize()}.)"
+        case "finished":
+            return "Finished. Install the model, then judge it on cases that it has not seen."
+
+
+def task_headline(progress: Progress) -> str:
+    """How far a task is."""
+    left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
+    return f"{progress.stage.capitalize()}: {progress.share:.0%}{left}"
+
+
+def _steps(status: RunStatus) -> str:
+    return f"step {status.steps_done:,} of {status.steps_total:,} ({status.share:.0%})"
