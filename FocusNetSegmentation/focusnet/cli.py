@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
-from focusnet import DISCLAIMER, __version__
+from focusnet import DISCLAIMER, __version__, cli_data
+from focusnet.cli_options import CANCELLED, DONE, FAILED, INTERRUPTED, REFUSED, Json, Quiet, Verbose
 from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import Cancelled, FocusNetError
 
-DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]  # typer names it differently from version to version
 
 app = typer.Typer(
@@ -33,10 +33,6 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Models: list, show, verify, install.", rich_markup_mode=None)
 app.add_typer(models, name="models")
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail, and the trace of an unexpected error.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def main() -> None:
@@ -483,3 +479,6 @@ def demo(
         say(f"{result.seconds:.0f} s")
         tell(DISCLAIMER)
     return DONE
+
+
+cli_data.register(app)

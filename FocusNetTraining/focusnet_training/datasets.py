@@ -3,42 +3,47 @@
 dataset.json            labels by name (any spelling the organ catalogue knows), file ending
 imagesTr/CASE_0000.EXT  CT in HU
 labelsTr/CASE.EXT       label values
-cases.json              optional: per case "split", "annotated" and "scored" organs
+cases.json              optional: per case "split", "patient", "annotated" and "scored" organs
 splits_final.json       optional: folds of "train" and "val" cases
+
+A folder of the Medical Segmentation Decathlon, whose ``dataset.json`` lists the files, is read as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
-from focusnet import organs as catalogue
 from focusnet.errors import FocusNetError
-from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, from_sitk
+from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box
+from focusnet.io.image import load_sitk, read_image
 from focusnet.preprocessing import body_box, labels_to_grid, to_working_grid
 from numpy.typing import NDArray
 
+from focusnet_training.layouts import organ_key, read_json, read_layout
+from focusnet_training.splits import DEFAULT_FOLDS, SPLITS_FILE, Fold, check_disjoint, make_folds, read_folds
+
 CACHE_VERSION = 1
-DEFAULT_FOLDS = 5
+GRID_TOLERANCE_MM = 0.1
 
 
 @dataclass(frozen=True)
 class Case:
-    """One patient: files and what was drawn in it."""
+    """One scan: its files, what was drawn in it, and whose it is."""
 
     name: str
     image: Path
     label: Path
     annotated: frozenset[str]
     scored: frozenset[str]
+    patient: str
 
 
 @dataclass(frozen=True)
@@ -57,79 +62,85 @@ class Dataset:
         """Organ keys in the order of their label values."""
         return tuple(self.labels[value] for value in sorted(self.labels))
 
+    def without(self, names: Collection[str]) -> Dataset:
+        """The data set without some cases.
 
-def read_dataset(folder: Path, fold: int = 0) -> Dataset:
+        Raises:
+            FocusNetError: ``E_DATASET`` when no case is left to train on or to validate with.
+        """
+        training = tuple(n for n in self.training if n not in names)
+        validation = tuple(n for n in self.validation if n not in names)
+        if not training or not validation:
+            raise FocusNetError("E_DATASET", "No sound case is left for training or for validation; correct the data.")
+        return replace(self, training=training, validation=validation)
+
+
+def read_dataset(folder: Path, fold: int | None = 0) -> Dataset:
     """Read the description of a data set; images are not opened.
+
+    Without ``cases.json`` every case counts as annotated with all organs and as a patient of its own. Without
+    ``splits_final.json`` and without ``split`` in ``cases.json`` the patients are shared out by `splits.make_folds`.
+
+    Args:
+        folder: Folder of the data set.
+        fold: Which fold to train; None takes all cases for training and looks at no split.
 
     Raises:
         FocusNetError: ``E_DATASET`` when a file is missing or contradicts another, ``E_UNKNOWN_ORGAN`` for a label name
-            the catalogue does not know.
+            the catalogue does not know, ``E_SPLIT_LEAK`` for a patient in two parts of a split, ``E_SPLIT`` where there
+            is one patient only.
     """
-    description = _read_json(folder / "dataset.json")
-    labels = {int(value): _organ_key(name) for name, value in description["labels"].items() if int(value) != 0}
-    ending = description.get("file_ending", ".nii.gz")
-    details = _read_json(folder / "cases.json")["cases"] if (folder / "cases.json").exists() else {}
+    layout = read_layout(folder)
+    details = _read_details(folder / "cases.json")
+    everything = frozenset(layout.labels.values())
     cases = {}
-    for label in sorted((folder / "labelsTr").glob(f"*{ending}")):
-        name = label.name[: -len(ending)]
-        image = folder / "imagesTr" / f"{name}_0000{ending}"
-        if not image.exists():
-            raise FocusNetError("E_DATASET", f"Case {name} has a label but no image {image.name} in imagesTr.")
+    for name, (image, label) in layout.files.items():
         detail = details.get(name, {})
-        annotated = frozenset(_organ_key(n) for n in detail.get("annotated", ())) or frozenset(labels.values())
-        scored = frozenset(_organ_key(n) for n in detail["scored"]) if "scored" in detail else annotated
-        cases[name] = Case(name, image, label, annotated, scored)
-    if not cases:
-        raise FocusNetError("E_DATASET", f"No cases in {folder.name}/labelsTr with the ending {ending}.")
-    training, validation = _split(folder, sorted(cases), details, fold)
-    name = description.get("name", folder.name)
-    statement = ". ".join(
-        str(description[key]).rstrip(".") for key in ("description", "reference", "licence") if description.get(key)
-    )
-    return Dataset(name, labels, cases, training, validation, f"{name}. {statement}".rstrip(". ") + ".")
+        annotated = frozenset(organ_key(n) for n in detail["annotated"]) if "annotated" in detail else everything
+        scored = frozenset(organ_key(n) for n in detail["scored"]) if "scored" in detail else annotated
+        cases[name] = Case(name, image, label, annotated, scored, str(detail.get("patient", name)))
+    split = Fold(tuple(cases), ())
+    if fold is not None:
+        stated = {name: str(details[name]["split"]) for name in cases if "split" in details.get(name, {})}
+        split = _choose_fold(_folds(folder, cases, stated), cases, stated, fold)
+    return Dataset(layout.name, layout.labels, cases, split.training, split.validation, layout.statement)
 
 
-def _split(
-    folder: Path, names: list[str], details: dict[str, Any], fold: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if (folder / "splits_final.json").exists():
-        folds = _read_json(folder / "splits_final.json")
-        if not 0 <= fold < len(folds):
-            raise FocusNetError("E_DATASET", f"Fold {fold} of {len(folds)} does not exist.")
-        training, validation = tuple(folds[fold]["train"]), tuple(folds[fold]["val"])
-    elif details:
-        training = tuple(n for n in names if details.get(n, {}).get("split", "training") == "training")
-        validation = tuple(n for n in names if details.get(n, {}).get("split") == "validation")
-    else:
-        order = np.random.default_rng(12345).permutation(names)
-        validation = tuple(sorted(order[fold % DEFAULT_FOLDS :: DEFAULT_FOLDS]))
-        training = tuple(n for n in names if n not in validation)
-    both = set(training) & set(validation)
-    if both:
-        raise FocusNetError("E_DATASET", f"In training and validation at once: {', '.join(sorted(both))}.")
-    unknown = (set(training) | set(validation)) - set(names)
-    if unknown:
-        raise FocusNetError("E_DATASET", f"The split names cases without files: {', '.join(sorted(unknown)[:5])}.")
-    if not training or not validation:
+def _read_details(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    details = content.get("cases") if isinstance(content, dict) else None
+    if not isinstance(details, dict) or not all(isinstance(detail, dict) for detail in details.values()):
+        raise FocusNetError("E_DATASET", "cases.json holds no table 'cases' with an entry per case.")
+    return details
+
+
+def _folds(folder: Path, cases: Mapping[str, Case], stated: Mapping[str, str]) -> list[Fold]:
+    """Folds of ``splits_final.json``, else of ``cases.json``, else made here."""
+    if (folder / SPLITS_FILE).exists():
+        return read_folds(folder / SPLITS_FILE)
+    if stated:
+        training = tuple(name for name in cases if stated.get(name, "training") == "training")
+        return [Fold(training, tuple(name for name in cases if stated.get(name) == "validation"))]
+    patients = {name: case.patient for name, case in cases.items()}
+    count = min(DEFAULT_FOLDS, len(set(patients.values())))
+    return make_folds({name: case.annotated for name, case in cases.items()}, patients, count)
+
+
+def _choose_fold(folds: Sequence[Fold], cases: Mapping[str, Case], stated: Mapping[str, str], number: int) -> Fold:
+    if not 0 <= number < len(folds):
+        raise FocusNetError("E_DATASET", f"Fold {number} of {len(folds)} does not exist.")
+    patients = {name: case.patient for name, case in cases.items()}
+    test = [name for name, part in stated.items() if part not in ("training", "validation")]
+    for fold in folds:
+        unknown = {*fold.training, *fold.validation} - set(cases)
+        if unknown:
+            raise FocusNetError("E_DATASET", f"The split names cases without files: {', '.join(sorted(unknown)[:5])}.")
+        check_disjoint({"training": fold.training, "validation": fold.validation, "test": test}, patients)
+    if not folds[number].training or not folds[number].validation:
         raise FocusNetError("E_DATASET", "Training and validation need at least one case each; check the split.")
-    return training, validation
-
-
-def _organ_key(name: str) -> str:
-    organ = catalogue.find(name)
-    if organ is None:
-        hint = ", ".join(catalogue.suggest(name)) or "see the organ catalogue"
-        raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called '{name}'; near: {hint}.")
-    return organ.key
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise FocusNetError("E_DATASET", f"{path.name} is missing; give a folder in nnU-Net v2 raw layout.") from error
-    except (OSError, json.JSONDecodeError) as error:
-        raise FocusNetError("E_DATASET", f"{path.name} can't be read: {error}.") from error
+    return folds[number]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +186,7 @@ def prepare(
     """Bring cases onto the working grid, once: the result is kept in ``cache`` and memory-mapped afterwards.
 
     Raises:
-        FocusNetError: ``E_DATASET`` when image and label of a case do not share a grid, or a label value is unknown.
+        FocusNetError: See `read_case`.
     """
     cache.mkdir(parents=True, exist_ok=True)
 
@@ -221,15 +232,17 @@ def read_case(dataset: Dataset, name: str) -> tuple[Volume, LabelMap]:
     """CT in HU and labels of one case on its native grid.
 
     Raises:
-        FocusNetError: ``E_DATASET`` when image and label do not share a grid, or a label value is not defined.
+        FocusNetError: ``E_BAD_GEOMETRY`` when image and label do not share a grid, ``E_LABELS`` for label values that
+            are not defined or no whole numbers, and those of `focusnet.io.image.read_image`.
     """
     case = dataset.cases[name]
-    image, label = from_sitk(sitk.ReadImage(str(case.image))), from_sitk(sitk.ReadImage(str(case.label)))
-    if not image.geometry.is_close(label.geometry, atol_mm=0.1):
-        raise FocusNetError("E_DATASET", f"Image and label of {name} lie on different grids.")
+    image, label = read_image(case.image), load_sitk(case.label)
+    if not image.geometry.is_close(label.geometry, atol_mm=GRID_TOLERANCE_MM):
+        raise FocusNetError("E_BAD_GEOMETRY", f"Image and label of {name} lie on different grids.")
     strange = set(np.unique(label.array).tolist()) - set(dataset.labels) - {0}
     if strange:
-        raise FocusNetError("E_DATASET", f"Label values {sorted(strange)} of {name} are not defined in dataset.json.")
+        listed = ", ".join(f"{value:g}" for value in sorted(strange)[:5])
+        raise FocusNetError("E_LABELS", f"Label values {listed} of {name} are not defined in dataset.json.")
     return image, LabelMap(label.array.astype(np.uint8), image.geometry, dataset.labels)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from focusnet.bundle import Architecture, Bundle, ModelSpec, load_bundle, new_folder, save_bundle
+from focusnet.console import tell as tell_user
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.overlap import dice
 from focusnet.inference import Predictor
@@ -19,11 +20,13 @@ from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.distributed import connected
+from focusnet_training.integrity import check_once
 from focusnet_training.model_card import ModelCard, OrganScore, write_card
 from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
 from focusnet_training.validation import overlap
 
 RUN_FILE = "run.json"
+INTEGRITY_FILE = "integrity.json"
 Told = Callable[[str], None]
 
 
@@ -38,6 +41,8 @@ def train(
     command: str = "",
 ) -> bool:
     """Train on a data set in nnU-Net v2 raw layout; with the other processes where ``torchrun`` started several.
+
+    Cases that fail the integrity check are named and left out.
 
     Args:
         config: What is trained.
@@ -55,7 +60,12 @@ def train(
         FocusNetError: See `Trainer`.
     """
     with connected() as processes:
-        dataset = read_dataset(data, config.data.fold)
+        found = read_dataset(data, config.data.fold)
+        excluded = processes.from_first(lambda: check_once(found, folder / INTEGRITY_FILE)).excluded
+        if processes.is_first:
+            for case, reason in excluded.items():
+                tell_user(f"{case} is left out: {reason}")
+        dataset = found.without(excluded)
         trainer = Trainer(config, dataset, folder, replace(options, processes=processes))
         if processes.is_first:
             facts = {
@@ -107,6 +117,7 @@ def make_bundle(
     config, facts = read_run(run)
     stage, state = _last_stage(run, config)
     dataset = read_dataset(Path(facts["data"]), config.data.fold)
+    dataset = dataset.without(check_once(dataset, run / INTEGRITY_FILE).excluded)
     found = tuple(facts["organs"])
     small = tuple(facts["small_organs"]) if stage in ("sos", "joint") else ()
     network = build_model(config, len(found), len(small))

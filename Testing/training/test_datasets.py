@@ -84,7 +84,7 @@ def _copy(blobs, tmp_path):
         ("no_description", "E_DATASET", "dataset.json"),
         ("unknown_organ", "E_UNKNOWN_ORGAN", "Spleenish"),
         ("no_image", "E_DATASET", "blob_2"),
-        ("leak", "E_DATASET", "blob_0"),
+        ("leak", "E_SPLIT_LEAK", "blob_0"),
         ("ghost", "E_DATASET", "ghost"),
         ("no_cases", "E_DATASET", "labelsTr"),
         ("fold", "E_DATASET", "Fold 3"),
@@ -122,7 +122,7 @@ def test_label_outside_the_description_and_foreign_grid_are_refused(blobs, tmp_p
     strange = sitk.GetImageFromArray(array)
     strange.CopyInformation(image)
     sitk.WriteImage(strange, path)
-    with pytest.raises(FocusNetError, match=r"\[9\]"):
+    with pytest.raises(FocusNetError, match="values 9 of blob_0"):
         prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
     image.SetOrigin((5, 0, 0))
     sitk.WriteImage(image, path)

@@ -55,6 +55,8 @@ def test_every_subcommand_has_help_quiet_and_verbose(focusnet):
         ["models", "verify"],
         ["models", "install"],
         ["phantom"],
+        ["check"],
+        ["split"],
         ["evaluate"],
         ["train"],
         ["bundle"],
