@@ -70,8 +70,8 @@ class Curves:
 
     def _write_stage(self, stage: str, rows: Sequence[Mapping[str, Any]], offset: float) -> None:
         names = [name for name in rows[0] if name == "score" or name.startswith(("loss_", "dsc_"))]
-        if not any(name.startswith("dsc_") for name in names):
-            names = [name for name in names if name != "score"]  # of SOL-Net it is no DSC
+        if not _is_segmentation(rows[0]):
+            names = [name for name in names if name.startswith("loss_")]
         table = self._find("vtkMRMLTableNode", stage) or self._add("vtkMRMLTableNode", f"FocusNet {stage}", stage)
         columns = vtk.vtkTable()
         for name in (STEP, *names):
@@ -117,16 +117,21 @@ def organ_scores(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float | N
     errors: dict[str, float] = {}
     stage = ""
     for row in rows:
-        if row["stage"] != stage and any(name.startswith("dsc_") for name in row):
+        if row["stage"] != stage and _is_segmentation(row):
             stage, latest = row["stage"], {}
         for name, value in row.items():
-            if name.startswith("dsc_"):
+            if name.startswith("dsc_") and _is_segmentation(row):
                 key = name.removeprefix("dsc_")
                 latest[key] = (value, max(value, latest.get(key, (0.0, 0.0))[1]))
             elif name.startswith("error_mm_"):
                 errors[name.removeprefix("error_mm_")] = value
     keys = dict.fromkeys([*latest, *errors])
     return [(key, *latest.get(key, (None, None)), errors.get(key)) for key in keys]
+
+
+def _is_segmentation(row: Mapping[str, Any]) -> bool:
+    """Whether the scores of a row are DSC of organs: SOL-Net's are distances, the autoencoder's of reconstructions."""
+    return row["stage"] != "aae" and any(name.startswith("dsc_") for name in row)
 
 
 def _look(name: str, index: int) -> tuple[str, tuple[float, float, float]]:

@@ -45,7 +45,7 @@ class DataPanel:
     def set_parameters(self, parameters: Any) -> None:
         """Show the choices of a parameter node, and keep new ones in it; None while there is no scene."""
         self._parameters = None
-        if parameters is not None and parameters.dataFolder:
+        if parameters is not None:
             self.ui.dataPathEdit.currentPath = parameters.dataFolder
         self._parameters = parameters
         self._path_changed()

@@ -52,10 +52,10 @@ def read_preset(key: str) -> PresetChoice:
     config = load_config(Path(key)) if is_file else load_preset(key)
     organs = "all organs of the data set" if config.data.organs is None else f"{len(config.data.organs)} organs"
     x, y, z = config.data.spacing_xyz
-    steps = ", ".join(f"{stage_name(stage.name)} {stage.steps:,}" for stage in config.stages)
+    steps = ", ".join(f"{stage_name(stage.name)} {stage.steps:,}" for stage in config.schedule)
     description = f"{organs.capitalize()}, grid {x:g} × {y:g} × {z:g} mm. Steps: {steps}."
     return PresetChoice(
-        key, Path(key).name if is_file else key, description, tuple(s.name for s in config.stages), config.name
+        key, Path(key).name if is_file else key, description, tuple(s.name for s in config.schedule), config.name
     )
 
 

@@ -218,7 +218,9 @@ class RunFolder:
             self.rows = []
         for line in new:
             row = _parsed(line)
-            if "stage" in row and "step" in row:
+            if "note" in row:
+                self.log.append(str(row["note"]))
+            elif "stage" in row and "step" in row:
                 # Steps after the last checkpoint come twice where a run was killed: the later row counts.
                 self.rows = [r for r in self.rows if (r["stage"], r["step"]) != (row["stage"], row["step"])]
                 self.rows.append(row)

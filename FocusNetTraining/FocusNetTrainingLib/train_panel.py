@@ -86,8 +86,9 @@ class TrainPanel:
             self._parameters = parameters
             self._curves = self._services.curves()
             self._shown_rows = -1
-            self._open_run(parameters.runFolder)
         self.data.set_parameters(parameters)
+        if parameters is not None:
+            self._open_run(parameters.runFolder)
         self.update()
 
     def scene_closes(self) -> None:

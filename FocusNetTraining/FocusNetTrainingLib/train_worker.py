@@ -83,8 +83,8 @@ class _Progress:
 
     def __init__(self, run: RunFolder, config: TrainingConfig, until: str | None) -> None:
         self._run = run
-        names = [stage.name for stage in config.stages]
-        stages = config.stages[: names.index(until) + 1] if until in names else config.stages
+        names = [stage.name for stage in config.schedule]
+        stages = config.schedule[: names.index(until) + 1] if until in names else config.schedule
         self._total = sum(stage.steps for stage in stages)
         self._done = run.refresh().steps_done
         self._paces: deque[tuple[float, int]] = deque([(time.monotonic(), self._done)], PACES)
