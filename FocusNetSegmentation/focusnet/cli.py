@@ -185,6 +185,7 @@ def evaluate(
     organs: Annotated[str | None, typer.Option(help="Organs to measure, separated by commas; all by default.")] = None,
     label_names: Annotated[Path | None, typer.Option(help="JSON file with the names of label values.")] = None,
     spellings: Annotated[Path | None, typer.Option(help="Table of own organ names.")] = None,
+    table: Annotated[list[str] | None, typer.Option(help="Table for a paper: markdown, latex; repeatable.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Cases at the same time.")] = 2,
     as_json: Json = False,
@@ -204,6 +205,7 @@ def evaluate(
         organs=None if organs is None else organ_keys(_names(organs) or ()),
         label_names=label_names,
         spellings=spellings,
+        tables=tuple(table or ()),
         jobs=jobs,
         overwrite=overwrite,
     )

@@ -313,7 +313,7 @@ def _outside_flags(key: str, one: _Found, labelmap: LabelMap, volume: Volume, bo
     index = volume.geometry.world_to_index(labelmap.geometry.index_to_world(voxels))
     share = 1.0 - float(body.holds(index).mean())
     if share > OUTSIDE_SHARE:
-        yield _flag("outside_body", key, f"{share:.0%} of it lie outside the patient.")
+        yield _flag("outside_body", key, f"{share:.0%} of it lies outside the patient.")
 
 
 def _component_flags(key: str, one: _Found) -> Iterator[Flag]:
@@ -327,7 +327,7 @@ def _component_flags(key: str, one: _Found) -> Iterator[Flag]:
     share = stray / int(sizes.sum())
     if share > STRAY_SHARE and stray >= MIN_STRAY_VOXELS:
         yield _flag(
-            "several_components", key, f"{count} separate pieces; {share:.0%} of it lie apart from the largest."
+            "several_components", key, f"{count} separate pieces; {share:.0%} of it lies apart from the largest."
         )
 
 

@@ -21,6 +21,9 @@ from focusnet.evaluation import EvaluationOptions, evaluate
 folder = Path(sys.argv[1])
 options = EvaluationOptions(jobs=1, others={{"other": folder / "ref"}}, tables=("markdown", "latex"))
 result = evaluate(folder / "ref", folder / "new", folder / "out", options)
+from focusnet.cli import run
+places = ["--reference", str(folder / "ref"), "--prediction", str(folder / "new"), "-o", str(folder / "cli")]
+assert run(["evaluate", *places, "--jobs", "1", "-q", "--organs", "Parotid_L"]) == 0
 assert not {blocked} & {{name.partition(".")[0] for name in sys.modules}}
 print(len(result.rows["prediction"]), *sorted(p.name for p in (folder / "out").iterdir()))
 """

@@ -27,6 +27,7 @@ from focusnet.evaluation.report import render_report
 from focusnet.geometry import Geometry, LabelMap, Volume
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import write_segmentation
+from focusnet.quality import Flag
 
 VOID = {"meta", "br", "path", "rect", "circle", "line", "image"}
 
@@ -112,8 +113,25 @@ def test_a_clean_result_says_so(result):
 
 def test_flags_come_before_the_numbers(result):
     page = render_report(result)
-    assert any(outcome.flags for outcome in result.outcomes)
+    # The tiny CTs are no scans of a patient: an error in each of the three cases.
+    assert [[f.code for f in outcome.flags if f.organ is None] for outcome in result.outcomes] == [["not_hu"]] * 3
+    assert page.index("Only 0 ml are denser than") < page.index('<div class="cards">')
     assert page.index('<section id="flags">') < page.index('<section id="organs">')
+
+
+def test_warnings_are_counted_in_the_summary_of_a_complete_result(result):
+    rows = {"ours": tuple(row for row in result.rows["ours"] if row.case == "p1")}
+    odd = Flag("touching", "eye_l", "warning", "Left eye: touches the mandible over 12 mm².")
+    outcomes = tuple(replace(outcome, flags=(odd,)) for outcome in result.outcomes)
+    page = render_report(replace(result, rows=rows, outcomes=outcomes, observer=(), tests=()))
+    assert "Quality flags (3)</b><span>3 × touching</span>" in page
+    assert "<b>Complete</b>" in page
+
+
+def test_the_caption_says_what_the_worst_slice_holds(result):
+    captions = re.findall(r"p\d[^,]*, slice -?\d+: ([^<]*)<br>", render_report(result))
+    # p2 misses the lens, and its left parotid gland is 1 of 4 voxels aside; the right one of p3 is 1 slice up.
+    assert captions[:3] == ["reference only", "DSC 0.75", "reference only"]
 
 
 def test_pictures_show_left_on_the_right_and_front_on_top(blocks):

@@ -310,6 +310,8 @@ def test_evaluating_writes_tables_and_a_report(focusnet, ct_file, tiny_model, tm
     code, _, err = focusnet(*arguments, "-q")
     assert code == 2
     assert err[0].startswith("E_OUTPUT_EXISTS: ")
-    code, out, _ = focusnet(*arguments, "--overwrite", "--json", "-q", "--jobs", 1, "--organs", "brain stem")
+    options = ("--overwrite", "--json", "-q", "--jobs", 1, "--organs", "brain stem", "--table", "latex")
+    code, out, _ = focusnet(*arguments, *options)
     assert code == 0
+    assert "Brainstem & 1 & 100.0 & 0.00" in (tmp_path / "eval" / "tables.tex").read_text(encoding="utf-8")
     assert json.loads(out[0])["mean_dsc"] == {"prediction": 1.0}

@@ -127,14 +127,14 @@ def bland_altman(points: Sequence[tuple[str, str, float, float]], colours: Mappi
     parts = []
     for tick in vertical.ticks():
         parts.append(_line(left, up(tick), width - right, up(tick), FAINT))
-        parts.append(_text(left - 8, up(tick) + 4, f"{tick:+g} %" if tick else "0 %", anchor="end", css="t"))
+        parts.append(_text(left - 8, up(tick) + 4, _signed(tick, "g"), anchor="end", css="t"))
     for power in range(low, high + 1):
         parts.append(_line(across(10.0**power), up(-reach), across(10.0**power), up(reach), FAINT))
         parts.append(_text(across(10.0**power), height - bottom + 18, f"{10.0**power:g}", anchor="middle", css="t"))
     for value, name in ((bias, "mean"), (bias + spread, "+1.96 SD"), (bias - spread, "−1.96 SD")):
         dash = "" if name == "mean" else ' stroke-dasharray="5 4"'
         parts.append(_line(left, up(value), width - right, up(value), INK, dash))
-        parts.append(_text(width - right + 8, up(value) + 4, f"{value:+.1f} % {name}", css="t"))
+        parts.append(_text(width - right + 8, up(value) + 4, f"{_signed(value, '.1f')} {name}", css="t"))
     for (key, title, _, _), mean, value in zip(points, means, relative, strict=True):
         parts.append(
             f'<circle cx="{across(mean):.1f}" cy="{up(value):.1f}" r="3.6" fill="{colours[key]}" stroke="{INK}" '
@@ -200,6 +200,11 @@ def _observer_band(points: Sequence[tuple[str, float]], axis: Axis, top: float, 
         f'<line x1="{median:.1f}" x2="{median:.1f}" y1="{top}" y2="{top + height}" stroke="{OBSERVER_COLOUR}" '
         'stroke-width="2" stroke-dasharray="3 2"/></g>'
     )
+
+
+def _signed(value: float, form: str) -> str:
+    """Per cent with a sign, except for 0."""
+    return f"{value:{'+' if value else ''}{form}} %".replace("-", "−")
 
 
 def _svg(width: float, height: float, parts: Sequence[str], title: str) -> str:

@@ -11,7 +11,7 @@ from focusnet.errors import FocusNetError
 from focusnet.evaluation.case import CaseSettings, Row, lay_over, measure
 from focusnet.evaluation.reading import ReadSettings, label_files, read_case
 from focusnet.io import read_volume
-from focusnet.quality import Flag, check_output
+from focusnet.quality import Flag, check_input, check_output
 
 REFERENCE = "reference"
 
@@ -47,7 +47,7 @@ class CaseOutcome:
         named: Organs that each source names; a source is a method or ``reference``.
         unmapped: Names that the organ catalogue does not know, by source.
         sha256: Hash of each source's files.
-        flags: Quality flags of the first method.
+        flags: Quality flags of the CT and of the first method.
     """
 
     case: str
@@ -75,7 +75,7 @@ def run_case(job: CaseJob) -> CaseOutcome:
             named={name: tuple(source.masks) for name, source in sources.items()},
             unmapped={name: source.unmapped for name, source in sources.items() if source.unmapped},
             sha256={name: _sha256(place) for name, place in places.items()},
-            flags=tuple(check_output(checked, ct, ())),
+            flags=(*(() if ct is None else check_input(ct)), *check_output(checked, ct, ())),
         )
     except FocusNetError as error:
         return CaseOutcome(job.case, error)

@@ -32,11 +32,19 @@ SEVERITIES = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Notice:
-    """One line of the summary that a reader should not miss; ``level`` is ``bad``, ``warn`` or ``info``."""
+    """One line of the summary that a reader should not miss; ``level`` is ``bad``, ``warn``, ``info`` or ``good``."""
 
     level: str
     title: str
     text: str
+
+
+COMPLETE = Notice(
+    "good",
+    "Complete",
+    "Every organ that the reference names was compared in every case that holds it: none missed, none extra, no "
+    "unknown name.",
+)
 
 
 def render_report(result: EvaluationResult) -> str:
@@ -132,6 +140,7 @@ def _notices(result: EvaluationResult, first: str) -> list[Notice]:
     grids = Counter(outcome.grids[first] for outcome in result.outcomes if first in outcome.grids)
     mixed = {text: count for text, count in grids.items() if not text.startswith("both on")}
     errors = [(o.case, flag) for o in result.outcomes for flag in o.flags if flag.severity == "error"]
+    warnings = [flag.code.replace("_", " ") for o in result.outcomes for flag in o.flags if flag.severity == "warning"]
     entries = [
         ("bad", "Failed", [f"{case}: {error}" for case, error in result.failed.items()]),
         ("bad", "Quality flags", [f"{flag.message} ({case})" for case, flag in errors]),
@@ -147,7 +156,13 @@ def _notices(result: EvaluationResult, first: str) -> list[Notice]:
         ("info", "Different grids", [f"{count} × {text}" for text, count in mixed.items()]),
         ("info", "Empty on both sides", _listed(rows, "both_empty")),
     ]
-    return [Notice(level, f"{title} ({len(texts)})", "; ".join(texts)) for level, title, texts in entries if texts]
+    notices = [Notice(level, f"{title} ({len(texts)})", "; ".join(texts)) for level, title, texts in entries if texts]
+    if warnings:
+        counts = "; ".join(f"{count} × {code}" for code, count in Counter(warnings).items())
+        notices.insert(
+            sum(n.level == "bad" for n in notices), Notice("warn", f"Quality flags ({len(warnings)})", counts)
+        )
+    return notices if any(texts for level, _, texts in entries if level != "info") else [*notices, COMPLETE]
 
 
 def _listed(rows: Iterable[Row], state: str) -> list[str]:
@@ -261,7 +276,17 @@ def _volume_title(row: Row) -> str:
 def _worst(result: EvaluationResult, first: str) -> list[dict[str, Any]]:
     rows = [row for row in worst_rows(result.rows[first], WORST) if row.worst_slice is not None]
     pictures = overlays.make_overlays({job.case: job for job in result.jobs}, rows, first)
-    return [{"row": row, "svgs": [overlays.draw(p) for p in pair]} for row, pair in zip(rows, pictures, strict=True)]
+    return [
+        {"row": row, "svgs": [overlays.draw(p) for p in pair], "there": _on_slice(row, pair[0], first)}
+        for row, pair in zip(rows, pictures, strict=True)
+    ]
+
+
+def _on_slice(row: Row, axial: overlays.Overlay, method: str) -> str:
+    """What the worst slice holds, in words."""
+    if not axial.prediction.any():
+        return "reference only"
+    return f"DSC {row.worst_slice_dsc:.2f}" if axial.reference.any() else f"{method} only"
 
 
 def _comparisons(tests: Sequence[PairedTest]) -> list[dict[str, Any]]:
