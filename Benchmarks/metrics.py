@@ -1,8 +1,9 @@
 """Speed and memory of all metrics of 22 organs at 200 x 512 x 512, beside surface-distance, MONAI and SimpleITK.
 
 Every library measures the same ellipsoids of organ size on one thread, in one run: ours from the two label maps, the
-others from a boolean mask per organ, which is what they take. On a busy machine only the CPU seconds mean something.
-Libraries that are not installed are left out; ``--fast`` leaves out those that take minutes.
+others from a boolean mask per organ, which is what they take, each in a process of its own. On a busy machine only the
+CPU seconds mean something. Libraries that are not installed are left out; ``--fast`` leaves out those that take
+minutes. Needs Linux with glibc, for the peak of memory.
 
     python Benchmarks/metrics.py [--fast] [--organs N]
 """
@@ -10,26 +11,29 @@ Libraries that are not installed are left out; ``--fast`` leaves out those that 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
+import multiprocessing
+import os
 import sys
 import time
-import tracemalloc
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 from focusnet import organs
 from focusnet.evaluation import evaluate_case
 from focusnet.evaluation.case import Row
-from focusnet.geometry import Geometry, LabelMap
+from focusnet.geometry import Box, Geometry, LabelMap
 from numpy.typing import NDArray
 
 SHAPE = (200, 512, 512)
 SPACING_ZYX = (2.5, 0.98, 0.98)
-MIB = 2**20
 Masks = dict[str, NDArray[np.bool_]]
 Found = dict[str, tuple[float, ...]]
 
@@ -109,20 +113,56 @@ def with_simpleitk(reference: Masks, prediction: Masks) -> Found:
     return found
 
 
-def measure(run: Callable[[], Any]) -> tuple[float, float, Any]:
-    """CPU seconds, wall seconds and result."""
+LIBRARIES: dict[str, tuple[str, bool, Callable[[Masks, Masks], Found]]] = {
+    "surface_distance": ("surface-distance: DSC, SDSC, HD95", False, with_surface_distance),
+    "monai": ("MONAI: DSC, HD95, ASD (voxels)", False, with_monai),
+    "SimpleITK": ("SimpleITK: DSC, HD", True, with_simpleitk),
+}
+
+
+class Measured(NamedTuple):
+    """What one library took, on one thread.
+
+    Attributes:
+        cpu_s: CPU seconds.
+        wall_s: Wall seconds.
+        memory_mib: Growth of the process's peak memory beyond masks and imports.
+        dsc: DSC by organ.
+    """
+
+    cpu_s: float
+    wall_s: float
+    memory_mib: float
+    dsc: dict[str, float]
+
+
+def measured(library: str, count: int) -> Measured:
+    """Measure one library; run in a process of its own, so that its peak memory is its own."""
+    warnings.simplefilter("ignore")
+    reference, prediction = organ_labels(count, 1), organ_labels(count, 2)
+    if library == "focusnet":
+        small = [labels.crop(Box((90, 0, 0), (110, *SHAPE[1:]))) for labels in (reference, prediction)]
+        run: Callable[[], Any] = partial(ours, reference, prediction)
+        ours(*small)  # imports, and the table of areas that is made once
+    else:
+        importlib.import_module(library)
+        keys = list(reference.organs.values())
+        masks = [{key: labels.mask(key) for key in keys} for labels in (reference, prediction)]
+        run = partial(LIBRARIES[library][2], *masks)
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+    before = peak_mib()
     cpu, wall = time.process_time(), time.perf_counter()
-    result = run()
-    return time.process_time() - cpu, time.perf_counter() - wall, result
+    found = run()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    dsc = {row.organ: row.dsc or 0.0 for row in found} if library == "focusnet" else {k: v[0] for k, v in found.items()}
+    return Measured(cpu, wall, peak_mib() - before, dsc)
 
 
-def peak_mib(run: Callable[[], Any]) -> float:
-    """Peak of memory allocated through Python and numpy, in MiB."""
-    tracemalloc.start()
-    run()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak / MIB
+def peak_mib() -> float:
+    """Peak resident memory of this process in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def main() -> int:
@@ -131,30 +171,29 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--organs", type=int, default=22, help="number of organs, 22 at most")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
 
-    reference, prediction = organ_labels(arguments.organs, 1), organ_labels(arguments.organs, 2)
-    keys = list(reference.organs.values())
-    print(f"{len(keys)} organs at {SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]}, one thread")
-    print(f"{'':38}{'CPU s':>8}{'wall s':>8}{'peak MiB':>10}")
-    ours(reference, prediction)  # the table of areas is made once
-    cpu, wall, rows = measure(lambda: ours(reference, prediction))
-    peak = peak_mib(lambda: ours(reference, prediction))
-    print(f"{'focusnet, all of metrics.csv':38}{cpu:8.2f}{wall:8.2f}{peak:10.0f}", flush=True)
+    def alone(library: str) -> Measured:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measured, library, arguments.organs).result()
 
-    masks = tuple({key: labels.mask(key) for key in keys} for labels in (reference, prediction))
-    others: list[tuple[str, str, bool, Callable[[Masks, Masks], Found]]] = [
-        ("surface_distance", "surface-distance, DSC SDSC HD95", False, with_surface_distance),
-        ("monai", "MONAI, DSC HD95 ASD (voxels)", False, with_monai),
-        ("SimpleITK", "SimpleITK, DSC HD", True, with_simpleitk),
-    ]
-    for package, label, slow, run in others:
-        if importlib.util.find_spec(package) is None or (slow and arguments.fast):
-            print(f"{label:38}{'left out':>16}")
+    print(f"{arguments.organs} organs at {SHAPE[0]} x {SHAPE[1]} x {SHAPE[2]}, one thread\n")
+    print("| library | CPU s | times ours | wall s | memory MiB | DSC differs by at most |")
+    print("|---|---:|---:|---:|---:|---:|")
+    own = alone("focusnet")
+    print(
+        f"| focusnet: all of metrics.csv | {own.cpu_s:.2f} | 1 | {own.wall_s:.2f} | {own.memory_mib:.0f} | |",
+        flush=True,
+    )
+    for library, (label, slow, _) in LIBRARIES.items():
+        if importlib.util.find_spec(library) is None or (slow and arguments.fast):
+            print(f"| {label} | left out | | | | |")
             continue
-        cpu, wall, found = measure(partial(run, *masks))
-        gap = max(abs(found[row.organ][0] - (row.dsc or 0.0)) for row in rows)
-        print(f"{label:38}{cpu:8.2f}{wall:8.2f}{'':10}  DSC differs by {gap:.0e} at most", flush=True)
+        its = alone(library)
+        gap = max(abs(its.dsc[key] - dsc) for key, dsc in own.dsc.items())
+        times = f"{its.cpu_s:.2f} | {its.cpu_s / own.cpu_s:.0f} | {its.wall_s:.2f}"
+        print(f"| {label} | {times} | {its.memory_mib:.0f} | {gap:.0e} |", flush=True)
     return 0
 
 
