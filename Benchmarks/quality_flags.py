@@ -1,425 +1,168 @@
 """Sensitivity and specificity of the quality flags on injected errors.
 
 Takes correct segmentations (expert contours without a CT, planning CTs with clinical contours, phantoms with exact
-truth), injects one error at a time, and asks whether the flag meant for it is raised on the organ it was injected into.
-Specificity is the share of (case, organ) on which a flag is not raised while nothing was injected.
+truth), injects one error at a time, and asks whether a flag meant for it is raised on the organ it was injected into.
+Specificity is the share of correct organs, or scans, on which the flag is not raised. Thresholds are set on the part
+``calibration`` and measured on the part ``report``; the two share no patient and no phantom.
 
-    python Benchmarks/quality_flags.py --data ../shared/data --phantoms 4 --seed 1
+    python Benchmarks/quality_flags.py --data ../shared/data --phantoms 4 --per-case 3 --seed 1
+
+Without ``--data`` only phantoms and simple shapes are used.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
-from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box
-from focusnet.io.image import read_image
-from focusnet.io.segmentation import read_segmentation
-from focusnet.organs import CATALOGUE, find
+from focusnet.organs import CATALOGUE
 from focusnet.quality import Flag, check_input, check_output
-from focusnet.quality_contacts import may_touch
-from focusnet_training.phantom import PhantomOptions, make_phantom
-from numpy.typing import NDArray
-from scipy import ndimage
+from injected.cases import Case, Part, contour_cases, phantom_cases, planning_cases
+from injected.errors import INJECTIONS, input_errors, other_bodies
 
-AIR_HU = -1000
-OUTPUT_CODES = (
-    "missing",
-    "sides_swapped",
-    "outside_body",
-    "several_components",
-    "volume_out_of_range",
-    "asymmetric",
-    "touching",
-    "cut_by_field_of_view",
+Finding = tuple[str, str | None]
+
+# Flags that stand for one error are counted as one.
+OUTPUT_GROUPS = (
+    ("missing",),
+    ("sides_swapped",),
+    ("outside_body",),
+    ("several_components",),
+    ("volume_out_of_range", "asymmetric"),
+    ("touching",),
+    ("cut_by_field_of_view",),
 )
-INPUT_CODES = ("not_hu", "not_head_and_neck", "truncated")
+INPUT_GROUPS = (("not_hu",), ("not_head_and_neck",), ("truncated",))
+SHAPES = 10
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A correct segmentation, with its CT where there is one."""
+@dataclass
+class Tally:
+    """What was counted.
 
-    source: str
-    name: str
-    labels: LabelMap
-    volume: Volume | None
+    Attributes:
+        caught: Hits by group of flags, kind of error and source.
+        organs: Codes raised on each correct organ, by group of flags that could be raised there.
+        scans: The same for each correct scan.
+        escaped: Errors that no flag caught, in words.
+        false: Flags on correct organs and scans, in words.
+        volumes_ml: Volumes of correct organs that the scan holds whole.
+    """
 
-    def with_labels(self, array: NDArray[np.uint8]) -> Case:
-        """The same case with other labels."""
-        return replace(self, labels=LabelMap(array, self.labels.geometry, self.labels.organs))
+    caught: dict[tuple[tuple[str, ...], str, str], list[bool]] = field(default_factory=lambda: defaultdict(list))
+    organs: list[tuple[bool, set[str]]] = field(default_factory=list)
+    scans: list[set[str]] = field(default_factory=list)
+    escaped: list[str] = field(default_factory=list)
+    false: list[str] = field(default_factory=list)
+    volumes_ml: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    @property
-    def organs(self) -> list[str]:
-        """Keys of the organs that are there."""
-        present = np.bincount(self.labels.array.ravel(), minlength=256) > 0
-        return [key for value, key in self.labels.organs.items() if present[value]]
+    def error(self, kind: str, source: str, wanted: frozenset[Finding], found: set[Finding], name: str) -> None:
+        """Count one injected error."""
+        codes = {code for code, _ in wanted}
+        group = next(g for g in OUTPUT_GROUPS + INPUT_GROUPS if codes & {*g})
+        self.caught[group, kind, source].append(bool(wanted & found))
+        if not wanted & found:
+            hurt = ", ".join(sorted({key for _, key in wanted if key}))
+            self.escaped.append(f"{kind}: {source}, {name} {hurt}".rstrip())
 
-    def is_cut(self, key: str) -> bool:
-        """Whether an organ reaches the edge of the grid."""
-        box = bounding_box(self.labels.mask(key))
-        return box is None or 0 in box.start_zyx or any(np.equal(box.stop_zyx, self.labels.array.shape))
-
-    def around(self, key: str, margin_mm: float) -> tuple[slice, slice, slice]:
-        """Slices of an organ's surroundings, one voxel off the edge of the grid."""
-        box = bounding_box(self.labels.mask(key))
-        assert box is not None
-        z, y, x = (int(margin_mm / s) + 1 for s in self.labels.geometry.spacing_zyx)
-        shape = self.labels.array.shape
-        inner = Box((1, 1, 1), (shape[0] - 1, shape[1] - 1, shape[2] - 1))
-        region = box.expand((z, y, x), shape).intersection(inner)
-        assert region is not None
-        return region.slices
-
-
-@dataclass(frozen=True)
-class Error:
-    """What was injected, and any one of the findings that would catch it."""
-
-    kind: str
-    case: Case
-    wanted: frozenset[tuple[str, str | None]]
-
-
-# --- correct cases ---------------------------------------------------------------------------------------------------
-
-
-def contour_cases(folder: Path) -> Iterator[Case]:
-    """Expert contours, made exclusive by painting small organs over large ones, on a grid with a free margin."""
-    index = json.loads((folder / "contours.json").read_text())["cases"]
-    for scan, entry in index.items():
-        first, last = entry["box_offset"][2], entry["box_offset"][2] + entry["box_size"][2]
-        margin = ((int(first > 0), int(last < entry["size"][2])), (1, 1), (1, 1))
-        for annotator in entry["annotators"]:
-            segmentation = read_segmentation(folder / scan / f"{annotator}.seg.nrrd")
-            masks = {organ.key: s.mask for s in segmentation.segments if (organ := find(s.name))}
-            organs = dict(enumerate(masks, 1))
-            array = np.zeros(segmentation.geometry.shape_zyx, np.uint8)
-            for value, key in sorted(organs.items(), key=lambda item: -int(masks[item[1]].sum())):
-                array[masks[key]] = value
-            before, after = zip(*margin, strict=True)
-            geometry = segmentation.geometry.pad(before, after)  # type: ignore[arg-type]
-            yield Case("contours", f"{scan}/{annotator}", LabelMap(np.pad(array, margin), geometry, organs), None)
+    def correct(self, case: Case) -> None:
+        """Count the flags on a correct case."""
+        raised: dict[str | None, set[str]] = defaultdict(set)
+        for code, key in findings(check_output(case.labels, case.volume, case.organs)):
+            if code != "cut_by_field_of_view" or not case.is_cut(str(key)):
+                raised[key].add(code)
+        for key in case.organs:
+            self.organs.append((case.volume is not None, raised[key]))
+            self.false += [f"{code}: {case.source}, {case.name} {key}" for code in sorted(raised[key])]
+            if not case.is_cut(key):
+                voxels = np.count_nonzero(case.labels.mask(key))
+                self.volumes_ml[key].append(voxels * case.labels.geometry.voxel_volume_ml)
+        if case.volume is not None:
+            codes = {code for code, _ in findings(check_input(case.volume))}
+            self.scans.append(codes)
+            self.false += [f"{code}: {case.source}, {case.name}" for code in sorted(codes)]
 
 
-def planning_cases(folder: Path) -> Iterator[Case]:
-    """The validation patients of OpenKBP."""
-    names = {v: find(k) for k, v in json.loads((folder / "dataset.json").read_text())["labels"].items()}
-    organs = {value: organ.key for value, organ in names.items() if organ}
-    for case in json.loads((folder / "splits_final.json").read_text())[0]["val"]:
-        volume = read_image(folder / "imagesTr" / f"{case}_0000.nrrd")
-        labels = read_image(folder / "labelsTr" / f"{case}.nrrd", hounsfield=False).array.astype(np.uint8)
-        yield Case("planning CTs", case, LabelMap(labels, volume.geometry, organs), volume)
-
-
-def phantom_cases(count: int, seed: int) -> Iterator[Case]:
-    """Phantoms at a planning CT's resolution."""
-    for number in range(seed, seed + count):
-        phantom = make_phantom(number, PhantomOptions(spacing_xyz=(1.4, 1.4, 2.5)))
-        yield Case("phantoms", f"seed {number}", phantom.labels, phantom.volume)
-
-
-# --- errors of the output --------------------------------------------------------------------------------------------
-
-
-def lose(case: Case, key: str, rng: np.random.Generator) -> Error:
-    """The organ is not found."""
-    array = np.where(case.labels.mask(key), 0, case.labels.array)
-    return Error("missing", case.with_labels(array), frozenset({("missing", key)}))
-
-
-def swap(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """The pair's labels are exchanged."""
-    partner = CATALOGUE[key].partner
-    if partner not in case.organs:
-        return None
-    mine, theirs = case.labels.label_of(key), case.labels.label_of(str(partner))
-    array = case.labels.array.copy()
-    array[case.labels.array == mine], array[case.labels.array == theirs] = theirs, mine
-    return Error("sides swapped, one pair", case.with_labels(array), frozenset({("sides_swapped", key)}))
-
-
-def swap_all(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """Left and right are exchanged in every pair, as by an unnoticed flip."""
-    if CATALOGUE[key].partner not in case.organs:
-        return None
-    lookup = np.arange(256, dtype=np.uint8)
-    values = {k: v for v, k in case.labels.organs.items()}
-    for value, other in case.labels.organs.items():
-        lookup[value] = values.get(CATALOGUE[other].partner or other, value)
-    return Error(
-        "sides swapped, all pairs", case.with_labels(lookup[case.labels.array]), frozenset({("sides_swapped", key)})
-    )
-
-
-def swap_alone(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """The organ carries its partner's name and the partner is not there."""
-    partner = CATALOGUE[key].partner
-    if partner not in case.organs:
-        return None
-    array = case.labels.array.copy()
-    theirs = case.labels.label_of(str(partner))
-    array[case.labels.array == theirs] = 0
-    array[case.labels.array == case.labels.label_of(key)] = theirs
-    return Error("side wrong, organ alone", case.with_labels(array), frozenset({("sides_swapped", partner)}))
-
-
-def stray(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """A ball of 3 to 30 % of the organ's volume, at least 3 voxels, lies 10 to 60 mm from it."""
-    if not CATALOGUE[key].single_component:
-        return None
-    array = case.labels.array.copy()
-    region = array[case.around(key, 70)]
-    spacing = np.asarray(case.labels.geometry.spacing_zyx)
-    mask = region == case.labels.label_of(key)
-    distance = ndimage.distance_transform_edt(~mask, spacing)
-    volume_mm3 = max(rng.uniform(0.03, 0.3) * mask.sum(), 3) * case.labels.geometry.voxel_volume_ml * 1000
-    radius = (volume_mm3 * 3 / (4 * np.pi)) ** (1 / 3)
-    places = np.argwhere((region == 0) & (distance > 10 + radius) & (distance < 60 + radius))
-    if len(places) == 0:
-        return None
-    free = np.argwhere(region == 0)
-    ball = free[(((free - rng.choice(places)) * spacing) ** 2).sum(axis=1) <= radius**2]
-    if len(ball) < 3:
-        return None
-    region[tuple(ball.T)] = case.labels.label_of(key)
-    return Error("stray piece", case.with_labels(array), frozenset({("several_components", key)}))
-
-
-def shrink(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """Only the innermost 5 to 30 % of the organ are found."""
-    if case.is_cut(key):
-        return None
-    array = case.labels.array.copy()
-    region = array[case.around(key, 5)]
-    mask = region == case.labels.label_of(key)
-    depth = ndimage.distance_transform_edt(mask, case.labels.geometry.spacing_zyx)
-    lost = int(mask.sum() * (1 - rng.uniform(0.05, 0.3)))
-    outer_first = np.argsort(depth[mask], kind="stable")
-    region[tuple(np.argwhere(mask)[outer_first[:lost]].T)] = 0
-    return Error("too small (5 to 30 %)", case.with_labels(array), _size_flags(key))
-
-
-def grow(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """The organ spreads into the background to 3 to 5 times its volume."""
-    if case.is_cut(key):
-        return None
-    array = case.labels.array.copy()
-    region = array[case.around(key, 40)]
-    mask, free = region == case.labels.label_of(key), region == 0
-    gained = int(mask.sum() * rng.uniform(2, 4))
-    if free.sum() < gained:
-        return None
-    distance = ndimage.distance_transform_edt(~mask, case.labels.geometry.spacing_zyx)
-    near_first = np.argsort(distance[free], kind="stable")
-    region[tuple(np.argwhere(free)[near_first[:gained]].T)] = case.labels.label_of(key)
-    return Error("too large (3 to 5 times)", case.with_labels(array), _size_flags(key))
-
-
-def _size_flags(key: str) -> frozenset[tuple[str, str | None]]:
-    return frozenset({("volume_out_of_range", key), ("asymmetric", key)})
-
-
-def push_out(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """The organ is moved in the axial plane until half of it is in the air outside the patient."""
-    if case.volume is None:
-        return None
-    outside = _outer_air(case.volume.array)
-    voxels = np.argwhere(case.labels.mask(key))
-    angle = rng.uniform(0, 2 * np.pi)
-    step = np.array([0, np.sin(angle), np.cos(angle)])
-    for distance in range(1, max(case.labels.array.shape)):
-        moved = voxels + np.rint(distance * step).astype(int)
-        if ((moved < 0) | (moved >= outside.shape)).any():
-            return None
-        if outside[tuple(moved.T)].mean() >= 0.5:
-            array = np.where(case.labels.mask(key), 0, case.labels.array)
-            array[tuple(moved.T)] = case.labels.label_of(key)
-            return Error("outside the body", case.with_labels(array), frozenset({("outside_body", key)}))
-    return None
-
-
-def _outer_air(hu: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Air that is connected to the border of its axial slice, after small openings are closed."""
-    solid = ndimage.binary_closing(hu > -500, np.ones((1, 5, 5)))
-    outer = np.zeros(hu.shape, bool)
-    for solid_slice, outer_slice in zip(solid, outer, strict=True):
-        outer_slice[:] = ~ndimage.binary_fill_holes(solid_slice)
-    return outer
-
-
-def push_together(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """The organ is moved onto the surface of one that it can't touch."""
-    others = [k for k in case.organs if k != key and not may_touch(k, key)]
-    if not others:
-        return None
-    other = str(rng.choice(others))
-    mask, target = case.labels.mask(key), case.labels.mask(other)
-    near = case.around(other, 1)
-    surface = np.argwhere(target[near] & ~ndimage.binary_erosion(target[near])) + [s.start for s in near]
-    voxels = np.argwhere(mask)
-    moved = voxels - rng.choice(voxels) + rng.choice(surface)
-    moved = moved[((moved >= 0) & (moved < mask.shape)).all(axis=1)]
-    array = np.where(mask, 0, case.labels.array)
-    array[tuple(moved.T)] = case.labels.label_of(key)
-    if not (array == case.labels.label_of(other)).any():
-        return None
-    return Error("in a wrong neighbour", case.with_labels(array), frozenset({("touching", key), ("touching", other)}))
-
-
-def cut(case: Case, key: str, rng: np.random.Generator) -> Error | None:
-    """The scan ends in the middle of the organ."""
-    if case.is_cut(key):
-        return None
-    box = bounding_box(case.labels.mask(key))
-    assert box is not None
-    axis = int(rng.integers(3))
-    middle = (box.start_zyx[axis] + box.stop_zyx[axis]) // 2
-    start, stop = [0, 0, 0], list(case.labels.array.shape)
-    if rng.random() < 0.5:
-        start[axis] = middle
-    else:
-        stop[axis] = middle + 1
-    part = Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
-    volume = case.volume.crop(part) if case.volume else None
-    cropped = replace(case, labels=case.labels.crop(part), volume=volume)
-    return Error("cut by the image's edge", cropped, frozenset({("cut_by_field_of_view", key)}))
-
-
-INJECTIONS: tuple[Callable[[Case, str, np.random.Generator], Error | None], ...] = (
-    lose,
-    swap,
-    swap_all,
-    swap_alone,
-    stray,
-    shrink,
-    grow,
-    push_out,
-    push_together,
-    cut,
-)
-
-
-# --- errors of the input ---------------------------------------------------------------------------------------------
-
-
-def input_errors(case: Case, rng: np.random.Generator) -> Iterator[tuple[str, Volume, str]]:
-    """Kind, spoiled scan and the flag that should be raised."""
-    if case.volume is None:
-        return
-    volume, hu = case.volume, case.volume.array.astype(np.float32)
-    yield "rescale missing", volume.with_array(hu + 1024), "not_hu"
-    yield "normalised to 0–1", volume.with_array((hu.clip(-1000, 1000) + 1000) / 2000), "not_hu"
-    yield "contrast as in MR", volume.with_array(np.where(hu < -700, 0, 300 - 0.2 * hu.clip(-200, 1200))), "not_hu"
-    yield "no patient", volume.with_array(rng.normal(AIR_HU, 10, hu.shape)), "not_hu"
-    step_mm = volume.geometry.spacing_zyx
-    length = int(60 / step_mm[0])
-    start = int(rng.integers(0, max(1, hu.shape[0] - length)))
-    yield "60 mm long", volume.crop(Box((start, 0, 0), (min(start + length, hu.shape[0]), *hu.shape[1:]))), "truncated"
-    body = ~_outer_air(case.volume.array)
-    area_cm2 = body.sum(axis=(1, 2)) * step_mm[1] * step_mm[2] / 100
-    chest = np.flatnonzero(area_cm2 > 450)
-    if len(chest) * step_mm[0] > 90:
-        yield "chest only", volume.crop(Box((0, 0, 0), (int(chest.max()) + 1, *hu.shape[1:]))), "not_head_and_neck"
-    head = bounding_box(body[area_cm2 < 300])
-    if head is not None:
-        middle = (head.start_zyx[2] + head.stop_zyx[2]) // 2
-        left = middle - int(rng.uniform(0, 40) / step_mm[2])
-        yield "head cut at the side", volume.crop(Box((0, 0, left), hu.shape)), "truncated"  # type: ignore[arg-type]
-
-
-def other_bodies(rng: np.random.Generator, count: int) -> Iterator[tuple[str, Volume, str]]:
-    """Simple scans of a leg, an abdomen and a water phantom."""
-    geometry = Geometry.from_parts((60, 120, 130), (3.5, 3.5, 4.0))
-    z, y, x = np.ogrid[-120:120:60j, -210:210:120j, -227:227:130j]
-    for _ in range(count):
-        a, b = rng.uniform(60, 95, 2)
-        leg = np.where((x / a) ** 2 + (y / b) ** 2 < 1, 40.0, AIR_HU) + 0 * z
-        leg[np.broadcast_to((x - 10) ** 2 + y**2 < rng.uniform(12, 18) ** 2, leg.shape)] = 900
-        a, b = rng.uniform(140, 210), rng.uniform(100, 150)
-        abdomen = np.where((x / a) ** 2 + (y / b) ** 2 < 1, -90.0, AIR_HU) + 0 * z
-        abdomen[np.broadcast_to((x / (a - 25)) ** 2 + (y / (b - 20)) ** 2 < 1, leg.shape)] = 50
-        abdomen[np.broadcast_to(x**2 + (y - b + 50) ** 2 < 25**2, leg.shape)] = 400
-        gas = x**2 + (y + 40) ** 2 + z**2 < rng.uniform(15, 40) ** 2
-        abdomen[np.broadcast_to(gas, leg.shape)] = AIR_HU
-        water = np.where(x**2 + y**2 < rng.uniform(70, 120) ** 2, 0.0, AIR_HU) + 0 * z
-        for kind, array in (("leg", leg), ("abdomen", abdomen), ("water phantom", water)):
-            yield f"{kind} only", Volume(array + rng.normal(0, 12, array.shape), geometry), "not_head_and_neck"
-
-
-# --- counting --------------------------------------------------------------------------------------------------------
-
-
-def table(title: str, rows: list[tuple[str, str, int, int]], word: str) -> None:
-    """Print counts as Markdown."""
-    print(f"\n| {title} | source | n | {word} | share |\n|---|---|---:|---:|---:|")
-    for kind, source, n, hits in rows:
-        print(f"| {kind} | {source} | {n} | {hits} | {hits / n:.3f} |")
-
-
-def found(flags: list[Flag]) -> set[tuple[str, str | None]]:
+def findings(flags: list[Flag]) -> set[Finding]:
     """Codes with their organs."""
     return {(flag.code, flag.organ) for flag in flags}
+
+
+def measure(cases: Iterator[Case], per_case: int, rng: np.random.Generator) -> Tally:
+    """Count the flags on correct cases, and on each case with one error at a time."""
+    tally = Tally()
+    for case in cases:
+        tally.correct(case)
+        organs = case.organs
+        for inject in INJECTIONS:
+            errors = (inject(case, str(key), rng) for key in rng.permutation(organs))
+            for error in islice((e for e in errors if e), per_case):
+                found = findings(check_output(error.case.labels, error.case.volume, organs))
+                tally.error(error.kind, case.source, error.wanted, found, case.name)
+        for kind, volume, code in input_errors(case, rng):
+            wanted: frozenset[Finding] = frozenset({(code, None)})
+            tally.error(kind, case.source, wanted, findings(check_input(volume)), case.name)
+    for kind, volume, code in other_bodies(rng, SHAPES):
+        tally.error(kind, "simple shapes", frozenset({(code, None)}), findings(check_input(volume)), "")
+    return tally
+
+
+def show(tally: Tally, part: Part) -> None:
+    """Print the counts as Markdown."""
+    print(f"### Flags, part `{part}`\n\n| flag | errors | caught | sensitivity | correct | not raised | specificity |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for group in OUTPUT_GROUPS + INPUT_GROUPS:
+        hits = [hit for (of, _, _), some in tally.caught.items() if of == group for hit in some]
+        if group in INPUT_GROUPS:
+            correct = tally.scans
+        else:
+            correct = [raised for has_ct, raised in tally.organs if has_ct or group != ("outside_body",)]
+        _line(" or ".join(group), hits, [not raised & {*group} for raised in correct])
+    hits = [hit for some in tally.caught.values() for hit in some]
+    _line("**all**", hits, [not raised for raised in [*(raised for _, raised in tally.organs), *tally.scans]])
+    print("\n| injected error | source | errors | caught | sensitivity |\n|---|---|---:|---:|---:|")
+    for (_, kind, source), some in tally.caught.items():
+        print(f"| {kind} | {source} | {len(some)} | {sum(some)} | {np.mean(some):.3f} |")
+    print("\n| organ | whole | least ml | greatest ml | range ml | within |\n|---|---:|---:|---:|---:|---:|")
+    for key in [key for key in CATALOGUE if key in tally.volumes_ml]:
+        volumes, (low, high) = np.array(tally.volumes_ml[key]), CATALOGUE[key].volume_range_ml
+        share = ((volumes >= low) & (volumes <= high)).mean()
+        spread = f"{volumes.min():.3g} | {volumes.max():.3g} | {low:g} to {high:g}"
+        print(f"| {CATALOGUE[key].name} | {len(volumes)} | {spread} | {share:.3f} |")
+    for title, lines in (("Escaped", tally.escaped), ("Raised on correct organs and scans", tally.false)):
+        print(f"\n{title}:\n\n" + "\n".join(f"- {line}" for line in sorted(lines)))
+
+
+def _line(name: str, hits: list[bool], quiet: list[bool]) -> None:
+    found = f"{len(hits)} | {sum(hits)} | {np.mean(hits):.3f}" if hits else "0 | 0 | –"
+    rest = f"{len(quiet)} | {sum(quiet)} | {np.mean(quiet):.3f}" if quiet else "0 | 0 | –"
+    print(f"| {name} | {found} | {rest} |")
 
 
 def main() -> None:
     """Inject, count, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with contours/ and openkbp/")
+    parser.add_argument("--data", type=Path, help="folder with contours/ and openkbp/")
+    parser.add_argument("--part", choices=get_args(Part), default="report", help="cases to use")
     parser.add_argument("--phantoms", type=int, default=4, help="number of phantoms")
     parser.add_argument("--seed", type=int, default=1, help="seed of the errors and first seed of the phantoms")
     parser.add_argument("--per-case", type=int, default=2, help="organs spoiled per case and kind of error")
     arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    caught: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    false: dict[tuple[str, str], int] = Counter()
-    units: dict[str, int] = Counter()
-    scans: dict[str, int] = Counter()
-    escaped: list[str] = []
-
-    def score(kind: str, source: str, hit: bool, what: str) -> None:
-        caught[kind, source].append(hit)
-        if not hit:
-            escaped.append(f"{kind}: {source} {what}")
+    part: Part = arguments.part
 
     def cases() -> Iterator[Case]:
-        yield from contour_cases(arguments.data / "contours")
-        yield from planning_cases(arguments.data / "openkbp")
-        yield from phantom_cases(arguments.phantoms, arguments.seed)
+        if arguments.data is not None:
+            yield from contour_cases(arguments.data / "contours", part)
+            yield from planning_cases(arguments.data / "openkbp", part)
+        yield from phantom_cases(arguments.phantoms, arguments.seed, part)
 
-    for case in cases():
-        organs = case.organs
-        units[case.source] += len(organs)
-        for code, organ in found(check_output(case.labels, case.volume, organs)):
-            if code != "cut_by_field_of_view" or not case.is_cut(str(organ)):
-                false[code, case.source] += 1
-        for inject in INJECTIONS:
-            errors = (inject(case, str(key), rng) for key in rng.permutation(organs))
-            for _, error in zip(range(arguments.per_case), (e for e in errors if e), strict=False):
-                hit = bool(found(check_output(error.case.labels, error.case.volume, organs)) & error.wanted)
-                score(error.kind, case.source, hit, f"{case.name} {sorted(str(k) for _, k in error.wanted)}")
-        if case.volume is not None:
-            scans[case.source] += 1
-            for code, _ in found(check_input(case.volume)):
-                false[code, case.source] += 1
-            for kind, volume, code in input_errors(case, rng):
-                score(kind, case.source, (code, None) in found(check_input(volume)), case.name)
-    for kind, volume, code in other_bodies(rng, 10):
-        score(kind, "simple shapes", (code, None) in found(check_input(volume)), "")
-
-    rows = [(kind, source, len(hits), sum(hits)) for (kind, source), hits in sorted(caught.items())]
-    rows.append(("**all errors**", "", sum(r[2] for r in rows), sum(r[3] for r in rows)))
-    table("injected error", rows, "caught")
-    correct = (("flag on correct organs", OUTPUT_CODES, units), ("flag on correct scans", INPUT_CODES, scans))
-    for title, codes, counts in correct:
-        quiet = [(code, s, n, n - false[code, s]) for code in codes for s, n in counts.items()]
-        table(title, quiet, "not raised")
-    print("\nEscaped:\n" + "\n".join(f"- {line}" for line in sorted(escaped)))
+    show(measure(cases(), arguments.per_case, np.random.default_rng(arguments.seed)), part)
 
 
 if __name__ == "__main__":
