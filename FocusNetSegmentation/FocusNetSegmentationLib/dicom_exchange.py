@@ -110,8 +110,7 @@ def _dicom_files(volume_node: Any) -> list[Path]:
 
 
 def _straight_world(volume_node: Any) -> Geometry:
-    place = bridge.volume_placement(volume_node)
-    return place.world if place.world.is_orthogonal else bridge.straight_grid(place)
+    return bridge.straightened(bridge.volume_placement(volume_node).world)
 
 
 def _check_unmoved(grid: Geometry, reference: SeriesReference) -> None:

@@ -72,6 +72,11 @@ def placement(node: Any, ijk_to_ras: NDArray[np.float64], shape_zyx: tuple[int, 
     return Placement(local, matrix, parent) if deviation_mm <= AFFINE_TOLERANCE_MM else curved
 
 
+def straightened(grid: Geometry) -> Geometry:
+    """The grid itself where its axes are at right angles, else an LPS-aligned one over it."""
+    return grid if grid.is_orthogonal else straight_grid(Placement(grid, np.eye(4), None))
+
+
 def volume_placement(node: Any) -> Placement:
     """Placement of a volume node that has an image."""
     matrix = vtk.vtkMatrix4x4()

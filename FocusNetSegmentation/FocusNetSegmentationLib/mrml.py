@@ -167,7 +167,7 @@ def remove_results(nodes: list[Any]) -> None:
     """Remove segmentation nodes with all that hangs on them, and the result folders that become empty."""
     folders = {_hierarchy().GetItemParent(_item_of(node)) for node in nodes}
     for node in nodes:
-        _remove_node(node)
+        remove_node(node)
     for folder in folders:
         if _hierarchy().GetItemAttribute(folder, RESULT_ATTRIBUTE) and not _hierarchy().GetNumberOfItemChildren(folder):
             _hierarchy().RemoveItem(folder)
@@ -188,16 +188,17 @@ def _local_labels(labelmap: LabelMap, place: bridge.Placement, wanted: dict[int,
     return _LocalLabels(array, grid, {value: wanted[value] for value in boxes}, boxes)
 
 
-def add_node(volume_node: Any, name: str) -> Any:
-    """New segmentation node under the volume's parent transform and on its grid.
+def add_node(volume_node: Any | None, name: str) -> Any:
+    """New segmentation node, under the parent transform of the volume where there is one, and on its grid.
 
     The order counts: a reference geometry set before the transform would misplace the contours of a transformed CT.
     """
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     node.SetName(name)
     node.CreateDefaultDisplayNodes()
-    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    if volume_node is not None:
+        node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
     node.AddDefaultStorageNode()
     node.GetStorageNode().SetCropToMinimumExtent(True)
     return node
@@ -262,7 +263,8 @@ def _item_of(node: Any) -> int:
     return item or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
 
-def _remove_node(node: Any) -> None:
+def remove_node(node: Any) -> None:
+    """Remove a segmentation node with its display, its file and its place in the hierarchy."""
     helpers = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())] + [node.GetStorageNode()]
     item = _hierarchy().GetItemByDataNode(node)
     if item:
@@ -283,7 +285,7 @@ def all_or_nothing() -> Iterator[list[int]]:
     except BaseException:
         for node in getNodesByClass("vtkMRMLSegmentationNode"):
             if node not in before:
-                _remove_node(node)
+                remove_node(node)
         for item in items:
             _hierarchy().RemoveItem(item)
         raise

@@ -22,14 +22,19 @@ REQUESTER = "FocusNet"
 
 def missing_packages(version_of: Callable[[str], str] = metadata.version) -> list[str]:
     """Requirements that are absent or too old, PyTorch first; nothing is imported for the answer."""
-    return [line for line in [TORCH, *_requirements()] if not _is_met(line, version_of)]
+    return missing_of([TORCH, *_requirements()], version_of)
+
+
+def missing_of(requirements: Sequence[str], version_of: Callable[[str], str] = metadata.version) -> list[str]:
+    """Those requirements, such as ``jinja2>=3.1``, that are absent or too old."""
+    return [line for line in requirements if not _is_met(line, version_of)]
 
 
 def install(missing: Sequence[str], wheels: Path | None = None) -> None:
     """Install requirements into 3D Slicer's Python, with its own progress display.
 
     Args:
-        missing: From :func:`missing_packages`; the user has agreed.
+        missing: From :func:`missing_packages` or :func:`missing_of`; the user has agreed.
         wheels: Folder with wheel files; then nothing is downloaded.
 
     Raises:
@@ -46,7 +51,7 @@ def install(missing: Sequence[str], wheels: Path | None = None) -> None:
         reason = " ".join(str(error).split())
         raise FocusNetError("E_PACKAGE", f"Installing {', '.join(missing)} failed: {reason}; see the log.") from error
     invalidate_caches()
-    still = missing_packages()
+    still = missing_of(missing)
     if still:
         raise FocusNetError("E_PACKAGE", f"{', '.join(still)} is not installed; restart 3D Slicer and try again.")
 
@@ -55,12 +60,12 @@ def _install_online(slicer: Any, missing: Sequence[str]) -> None:
     others = [line for line in missing if line != TORCH]
     if TORCH in missing:
         _install_torch()
-    if not others:
-        return
-    if hasattr(slicer, "packaging"):
+    if hasattr(slicer, "packaging"):  # since 5.12
         requirements = [r for r in slicer.packaging.load_requirements(REQUIREMENTS_FILE) if str(r) in others]
-        slicer.packaging.pip_ensure(requirements, prompt_install=False, requester=REQUESTER)
-    else:  # before 5.12
+        others = [line for line in others if line not in map(str, requirements)]
+        if requirements:
+            slicer.packaging.pip_ensure(requirements, prompt_install=False, requester=REQUESTER)
+    if others:
         slicer.util.pip_install(" ".join(others))
 
 

@@ -37,19 +37,19 @@ class Structure:
     mask: CroppedMask | None
 
 
-def add_structures(name: str, structures: Sequence[Structure], grid: Geometry, volume_node: Any) -> Any:
+def add_structures(name: str, structures: Sequence[Structure], grid: Geometry, volume_node: Any | None) -> Any:
     """New segmentation node with structures as segments, under the parent transform of a volume and on its grid.
 
     Args:
         name: Name of the node.
         structures: They may overlap; names that the organ catalogue knows get its terminology.
         grid: Grid of the masks in the world, LPS mm.
-        volume_node: The CT.
+        volume_node: The CT; None where there is none, which needs a right-angled grid.
 
     Returns:
         The node; when anything fails the scene is as it was before.
     """
-    place = bridge.volume_placement(volume_node)
+    place = bridge.Placement(grid, np.eye(4), None) if volume_node is None else bridge.volume_placement(volume_node)
     local = None if place.to_world is None else grid.transformed(np.linalg.inv(place.to_world))
     with mrml.all_or_nothing():
         node = mrml.add_node(volume_node, name)
@@ -74,7 +74,7 @@ def masks_of_nodes(
 
     Args:
         nodes: Segmentation nodes.
-        target: Grid; that of the first node when None.
+        target: Grid; that of the first node when None, straightened where it is sheared.
         progress: Told the number of nodes that are done.
 
     Raises:
@@ -83,7 +83,7 @@ def masks_of_nodes(
     found: list[Structure] = []
     for done, node in enumerate(nodes):
         labels = labels_from_segmentation(node)
-        target = target or labels.geometry
+        target = target or bridge.straightened(labels.geometry)
         for segment in labels.segments:
             own = OrganMasks(labels.geometry, {segment.name: CroppedMask.of(segment.mask)})
             found.append(Structure(segment.name, segment.colour, own.mask_on(target, segment.name)))
@@ -108,8 +108,9 @@ def segmentation_groups() -> list[tuple[str, list[Any]]]:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     groups: dict[Any, tuple[str, list[Any]]] = {}
     for node in getNodesByClass("vtkMRMLSegmentationNode"):
-        folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
-        if hierarchy.GetItemAttribute(folder, mrml.RESULT_ATTRIBUTE):
+        item = hierarchy.GetItemByDataNode(node)  # none outside the application until someone makes it
+        folder = hierarchy.GetItemParent(item) if item else 0
+        if folder and hierarchy.GetItemAttribute(folder, mrml.RESULT_ATTRIBUTE):
             groups.setdefault(folder, (hierarchy.GetItemName(folder), []))[1].append(node)
         else:
             groups[node] = (node.GetName(), [node])

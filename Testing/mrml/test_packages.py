@@ -17,7 +17,7 @@ def slicer(monkeypatch):
     module.util.pip_install = lambda what: module.calls.append(("pip", what))
     monkeypatch.setitem(sys.modules, "slicer", module)
     monkeypatch.setitem(sys.modules, "slicer.util", module.util)
-    monkeypatch.setattr(packages, "missing_packages", lambda: [])
+    monkeypatch.setattr(packages, "missing_of", lambda requirements: [])
     return module
 
 
@@ -82,6 +82,12 @@ def test_new_slicer_installs_through_its_packaging(slicer, torch_extension, monk
     ]
 
 
+def test_a_package_that_no_file_lists_comes_through_pip(slicer):
+    slicer.packaging = types.SimpleNamespace(load_requirements=lambda path: ["pydantic>=2.7"])
+    packages.install(["jinja2>=3.1"])
+    assert slicer.calls == [("pip", "jinja2>=3.1")]
+
+
 def test_slicer_5_10_installs_through_pip(slicer):
     packages.install(["pydantic>=2.7", "typer>=0.12"])
     assert slicer.calls == [("pip", "pydantic>=2.7 typer>=0.12")]
@@ -120,6 +126,6 @@ def test_failed_installations_say_why(slicer, torch_extension):
 
 
 def test_installation_without_effect_asks_for_a_restart(slicer, monkeypatch):
-    monkeypatch.setattr(packages, "missing_packages", lambda: ["typer>=0.12"])
+    monkeypatch.setattr(packages, "missing_of", lambda requirements: ["typer>=0.12"])
     with pytest.raises(FocusNetError, match="restart"):
         packages.install(["typer>=0.12"])
