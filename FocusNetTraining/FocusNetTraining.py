@@ -6,6 +6,8 @@ import qt
 import slicer
 from FocusNetSegmentationLib import packages
 from FocusNetTrainingLib.curves import Curves
+from FocusNetTrainingLib.evaluate_panel import EvaluatePanel
+from FocusNetTrainingLib.evaluate_services import evaluate_services
 from FocusNetTrainingLib.presets import read_preset, shipped_presets
 from FocusNetTrainingLib.services import TrainServices
 from FocusNetTrainingLib.tasks import Task
@@ -21,6 +23,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+EVALUATE_TAB = 1
 SETTING_RUN = "FocusNetTraining/RunFolder"
 
 HELP = _("""
@@ -65,6 +68,13 @@ class FocusNetTrainingParameterNode:
     smallOrgans: str = ""
     device: Annotated[str, Choice(DEVICES)] = DEVICES[0]
     hours: float = 0.0
+    compareFolders: bool = False
+    referenceName: str = ""
+    predictionName: str = ""
+    referenceFolder: str = ""
+    predictionFolder: str = ""
+    ctFolder: str = ""
+    spellings: str = ""
 
 
 class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -78,6 +88,7 @@ class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self.logic = None
         self.panels = []
+        self.evaluatePanel = None
         self._parameterNode = None
         self._guiTag = None
 
@@ -90,7 +101,13 @@ class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             edit.filters = ctk.ctkPathLineEdit.Dirs
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = FocusNetTrainingLogic()
-        self.panels = [TrainPanel(self.ui, self.logic.trainServices())]
+        evaluateWidget = slicer.util.loadUI(self.resourcePath("UI/Evaluate.ui"))
+        self.ui.tabWidget.addTab(evaluateWidget, _("Evaluate"))
+        self.evaluateUi = slicer.util.childWidgetVariables(evaluateWidget)
+        self.evaluatePanel = EvaluatePanel(self.evaluateUi, self.logic.evaluateServices())
+        self.panels = [TrainPanel(self.ui, self.logic.trainServices()), self.evaluatePanel]
+        for event in (slicer.mrmlScene.NodeAddedEvent, slicer.mrmlScene.NodeRemovedEvent):
+            self.addObserver(slicer.mrmlScene, event, self.evaluatePanel.scene_changed)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.initializeParameterNode()
@@ -103,6 +120,11 @@ class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         self.initializeParameterNode()
+
+    def compare(self, nodes):
+        """Open the tab Evaluate with these segmentation nodes as the prediction."""
+        self.ui.tabWidget.setCurrentIndex(EVALUATE_TAB)
+        self.evaluatePanel.compare(nodes)
 
     def onSceneStartClose(self, caller, event):
         for panel in self.panels:
@@ -165,6 +187,15 @@ class FocusNetTrainingLogic(ScriptedLoadableModuleLogic):
             ask_folder=lambda title: qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title),
             recall_run=lambda: str(qt.QSettings().value(SETTING_RUN) or ""),
             remember_run=lambda path: qt.QSettings().setValue(SETTING_RUN, path),
+        )
+
+    @staticmethod
+    def evaluateServices():
+        """What the Evaluate tab gets from 3D Slicer."""
+        return evaluate_services(
+            confirm=slicer.util.confirmYesNoDisplay,
+            ask_open=lambda title, kind: qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", kind),
+            ask_save=lambda title, kind: qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, "", kind),
         )
 
     @staticmethod

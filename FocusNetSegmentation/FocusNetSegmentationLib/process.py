@@ -77,8 +77,9 @@ class ChildProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line.rstrip("\r\n"))
+        with self._process.stdout as output:
+            for line in output:
+                self._lines.put(line.rstrip("\r\n"))
         self._process.wait()
         self._lines.put(None)
 

@@ -27,7 +27,7 @@ MIN_STEP_SECONDS = 0.1
 
 def main(folder: Path, parent_pid: int) -> int:
     """Segment the CT of the folder and return the exit code."""
-    threading.Thread(target=_end_with_parent, args=(folder, parent_pid), daemon=True).start()
+    end_with_parent(folder, parent_pid)
     return report_errors(lambda: _segment(folder))
 
 
@@ -80,7 +80,12 @@ def _segment(folder: Path) -> None:
     write_report(folder, report)
 
 
-def _end_with_parent(folder: Path, parent_pid: int) -> None:
+def end_with_parent(folder: Path, parent_pid: int) -> None:
+    """Watch the parent from now on; when it is gone, end and take the folder along."""
+    threading.Thread(target=_watch, args=(folder, parent_pid), daemon=True).start()
+
+
+def _watch(folder: Path, parent_pid: int) -> None:
     while is_running(parent_pid):
         time.sleep(WATCH_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import slicer
 import vtk
 from focusnet.evaluation.case import Pair, Row
 from focusnet.evaluation.masks import CroppedMask
+from focusnet.geometry import Box
 from focusnet.organs import CATALOGUE, organ
 from FocusNetSegmentationLib import mrml
 from FocusNetSegmentationLib.structures import Structure, add_structures
@@ -88,15 +90,11 @@ def show_agreement(pair: Pair, keys: Sequence[str], volume_node: Any | None) -> 
         the reference`` (false negative); None where no organ has a voxel.
     """
     forget_agreement()
-    masks = [(ours, theirs) for key in keys for ours, theirs in [pair.masks(key)] if ours or theirs]
-    if not masks:
+    box = _union_box(pair, keys)
+    if box is None:
         return None
-    boxes = [mask.box for both in masks for mask in both if mask is not None]
-    box = boxes[0]
-    for other in boxes[1:]:
-        box = box.union(other)
     shares = {name: np.zeros(box.shape_zyx, bool) for name in COLOURS}
-    for ours, theirs in masks:
+    for ours, theirs in map(pair.masks, keys):
         own, other_mask = (np.zeros(box.shape_zyx, bool) if mask is None else mask.on(box) for mask in (ours, theirs))
         shares[BOTH] |= own & other_mask
         shares[MISSED] |= own & ~other_mask
@@ -118,15 +116,19 @@ def forget_agreement() -> None:
             mrml.remove_node(node)
 
 
-def centre_ras(node: Any) -> tuple[float, float, float] | None:
-    """Middle of the segments of a node in the world, RAS mm; None where there is no voxel."""
-    bounds = [0.0] * 6
-    node.GetRASBounds(bounds)
-    if bounds[0] > bounds[1]:
+def centre_ras(pair: Pair, keys: Sequence[str]) -> tuple[float, float, float] | None:
+    """Middle of organs of both sides in the world, RAS mm; None where there is no voxel."""
+    box = _union_box(pair, keys)
+    if box is None:
         return None
-    low, high = np.asarray(bounds[::2]), np.asarray(bounds[1::2])
-    x, y, z = ((low + high) / 2).tolist()
-    return x, y, z
+    middle = (np.add(box.start_zyx, box.stop_zyx) - 1) / 2
+    x, y, z = pair.grid.index_to_world(middle).tolist()
+    return -x, -y, z
+
+
+def _union_box(pair: Pair, keys: Sequence[str]) -> Box | None:
+    boxes = [mask.box for key in keys for mask in pair.masks(key) if mask is not None]
+    return reduce(Box.union, boxes) if boxes else None
 
 
 def _add_series(table: Any, column: str, kind: int, colour: tuple[float, float, float]) -> Any:

@@ -71,8 +71,8 @@ def show_agreement(job: EvaluationJob, keys: Sequence[str], spellings: Mapping[s
     assert job.scene_sides is not None
     pair = lay_over(*(_organs(side, spellings) for side in job.scene_sides))
     volume = structures.volume_of([node for side in job.scene_sides for node in side.nodes if node.GetScene()])
-    node = evaluate_scene.show_agreement(pair, keys, volume)
-    centre = None if node is None else evaluate_scene.centre_ras(node)
+    evaluate_scene.show_agreement(pair, keys, volume)
+    centre = evaluate_scene.centre_ras(pair, keys)
     if centre is not None:
         for view in getNodesByClass("vtkMRMLSliceNode"):
             view.JumpSliceByCentering(*centre)

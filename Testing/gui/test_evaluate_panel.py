@@ -381,3 +381,23 @@ def test_in_the_application_table_and_plot_come_into_view(panel, patient, monkey
     (table_node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLTableNode") if n.GetName() == "x"]
     (chart,) = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
     assert shown == [table_node.GetID(), "shown", chart]
+
+
+def test_the_module_hosts_the_tab(training_module, outside, monkeypatch, patient):
+    import slicer
+
+    monkeypatch.setattr(slicer.app, "settings", lambda: None, raising=False)
+    widget = training_module.FocusNetTrainingWidget()
+    widget.setup()
+    assert [widget.ui.tabWidget.tabText(n) for n in range(2)] == ["Train", "Evaluate"]
+    widget.compare([patient.automatic])
+    assert widget.ui.tabWidget.currentIndex == 1
+    assert widget.evaluateUi.predictionComboBox.currentText == "automatic"
+    node = widget.logic.getParameterNode()
+    assert node.predictionName == "automatic"
+    assert node.referenceName == "manual"
+    widget.enter()
+    assert widget.evaluateUi.predictionComboBox.currentText == "automatic"
+    slicer.mrmlScene.Clear(0)
+    assert widget.evaluateUi.predictionComboBox.currentText == "Select..."
+    widget.cleanup()
