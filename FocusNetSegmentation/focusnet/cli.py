@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from focusnet import DISCLAIMER, __version__, cli_data
-from focusnet.cli_options import CANCELLED, DONE, FAILED, INTERRUPTED, REFUSED, Json, Quiet, Verbose
+from focusnet import DISCLAIMER, __version__, cli_data, cli_exchange
+from focusnet.cli_options import CANCELLED, DONE, FAILED, INTERRUPTED, REFUSED, Json, Quiet, Verbose, split_names
 from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import Cancelled, FocusNetError
 
@@ -126,7 +126,7 @@ def segment(
     from focusnet.segment import SegmentOptions, find_cases, segment_cases
 
     output = OutputOptions(tuple(formats or ()), per_organ, uncertainty, overwrite)
-    options = SegmentOptions(model, _names(organs), device, precision, fast, series, output)
+    options = SegmentOptions(model, split_names(organs), device, precision, fast, series, output)
     cases = find_cases(inputs)
     _keep_memory()
     failed: list[str] = []
@@ -147,10 +147,6 @@ def segment(
     if failed:
         tell(f"{len(cases) - len(failed)} of {len(cases)} cases are done; failed: {', '.join(sorted(failed))}.")
     return FAILED if failed else DONE
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _keep_memory() -> None:
@@ -202,7 +198,7 @@ def evaluate(
         others={} if second is None else {"second": second},
         observer=observer,
         ct=ct,
-        organs=None if organs is None else organ_keys(_names(organs) or ()),
+        organs=None if organs is None else organ_keys(split_names(organs) or ()),
         label_names=label_names,
         spellings=spellings,
         tables=tuple(table or ()),
@@ -484,3 +480,4 @@ def demo(
 
 
 cli_data.register(app)
+cli_exchange.register(app)

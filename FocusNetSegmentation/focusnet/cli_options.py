@@ -1,4 +1,6 @@
-"""Exit codes and the options that every subcommand has."""
+"""Exit codes and the options that subcommands share."""
+
+from __future__ import annotations
 
 from typing import Annotated
 
@@ -9,3 +11,18 @@ DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail, and the trace of an unexpected error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+Model = Annotated[str | None, typer.Option("--model", help="Name or folder of a model; the shipped one by default.")]
+Organs = Annotated[str | None, typer.Option("--organs", help="Organs to label, separated by commas; all by default.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Pieces side by side: faster, less smooth.")]
+PerOrgan = Annotated[bool, typer.Option("--per-organ", help="One file, or one Segmentation node, per organ.")]
+Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write a map of uncertainty.")]
+Names = Annotated[
+    bool, typer.Option("--names", help="Name outputs and rows after the inputs, which may identify patients.")
+]
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())

@@ -77,14 +77,14 @@ class Result:
 
     Attributes:
         case: Its name.
-        source: What was read.
+        source: What was read: a file, a folder, or the files of a series.
         series: Number of the DICOM series, where one was asked for.
         volume: The CT.
         analysis: Its segmentation.
     """
 
     case: str
-    source: Path
+    source: Path | Sequence[Path]
     series: int | None
     volume: Volume
     analysis: Analysis

@@ -40,10 +40,14 @@ class Case:
     Attributes:
         name: What its outputs are called.
         path: Image file, DICOM folder or multi-frame DICOM file.
+        files: The files of the DICOM series, where its folder holds more than these.
+        series: Number of the DICOM series, where a folder holds several; goes before that of the options.
     """
 
     name: str
     path: Path
+    files: tuple[Path, ...] = ()
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def _cases_of(path: Path) -> list[Case]:
         return [Case(case_name(path), path)]
     if not path.is_dir():
         raise FocusNetError("E_UNREADABLE", f"There is no '{path}'; check the path.")
-    if _holds_dicom(path):
+    if holds_dicom(path):
         return [Case(case_name(path), path)]
     found = [p for p in sorted(path.iterdir()) if not p.name.startswith(".") and _is_case(p)]
     if not found:
@@ -152,12 +156,16 @@ def _cases_of(path: Path) -> list[Case]:
 
 
 def _is_case(path: Path) -> bool:
-    if path.is_dir():
-        return _holds_dicom(path)
+    return holds_dicom(path) if path.is_dir() else is_image(path)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image, and not of one of our own outputs."""
     return image_suffix(path) is not None and not path.name.lower().endswith(OWN_OUTPUTS)
 
 
-def _holds_dicom(folder: Path) -> bool:
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder itself has DICOM files."""
     return any(p.is_file() and image_suffix(p) is None and is_dicom(p) for p in sorted(folder.iterdir()))
 
 
@@ -220,10 +228,14 @@ def segment_case(
     check_outputs(outputs, overwrite=options.output.overwrite)
     if progress is not None:
         progress("reading", 0.0, None)
-    volume = read_volume(case.path) if options.series is None else read_series(case.path, series_number=options.series)
+    series = options.series if case.series is None else case.series
+    if case.files or series is not None:
+        volume = read_series(case.files or case.path, series_number=series)
+    else:
+        volume = read_volume(case.path)
     keys = None if options.organs is None else organ_keys(options.organs)
     analysis = analyse(volume, predictor, keys, progress, cancel)
-    write_outputs(outputs, Result(case.name, case.path, options.series, volume, analysis), options.output)
+    write_outputs(outputs, Result(case.name, case.files or case.path, series, volume, analysis), options.output)
     prediction = analysis.prediction
     return CaseResult(
         case.name,
@@ -274,7 +286,7 @@ def segment_cases(
         return
     for case, outputs in zip(cases, plans, strict=True):
         told = None if progress is None else _named(progress, case.name)
-        yield _attempt(case, outputs, predictor, options, told, cancel)
+        yield attempt_case(case, outputs, predictor, options, told, cancel)
 
 
 def _check_organs(predictor: Predictor, options: SegmentOptions) -> None:
@@ -291,7 +303,7 @@ def _named(progress: CaseProgress, name: str) -> Progress:
     return lambda stage, share, seconds: progress(name, stage, share, seconds)
 
 
-def _attempt(
+def attempt_case(
     case: Case,
     outputs: Sequence[Output],
     predictor: Predictor,
@@ -299,6 +311,7 @@ def _attempt(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> CaseResult:
+    """As :func:`segment_case`, with a failure as its result."""
     start = time.perf_counter()
     try:
         return segment_case(case, outputs, predictor, options, progress, cancel)
@@ -368,4 +381,4 @@ def _start_worker(options: SegmentOptions, threads: int) -> None:
 
 def _work(case: Case, outputs: list[Output]) -> CaseResult:
     assert _worker is not None
-    return _attempt(case, outputs, *_worker)
+    return attempt_case(case, outputs, *_worker)

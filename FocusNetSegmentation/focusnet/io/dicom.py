@@ -80,14 +80,16 @@ class SeriesReference:
     tags: dict[str, str] = field(repr=False)
 
 
-def read_series(folder: str | Path, *, series_uid: str | None = None, series_number: int | None = None) -> Volume:
+def read_series(
+    folder: str | Path | Sequence[Path], *, series_uid: str | None = None, series_number: int | None = None
+) -> Volume:
     """Read the CT series of a folder.
 
     Slices are sorted by their position along the slice normal; file names and instance numbers play no part, nor does
     the stated patient position. Slices of a tilted gantry are shifted in their planes onto a right-angled grid.
 
     Args:
-        folder: Searched with its subfolders; or one multi-frame file.
+        folder: Searched with its subfolders; or one multi-frame file; or the files of the series.
         series_uid: Series to read where the folder holds several.
         series_number: The same by number.
 
@@ -100,7 +102,7 @@ def read_series(folder: str | Path, *, series_uid: str | None = None, series_num
             ``E_MIXED_ORIENTATION``, ``E_FRAME_OF_REFERENCE``, ``E_BAD_GEOMETRY``, ``E_GANTRY_TILT``, ``E_NO_RESCALE``,
             ``E_NOT_HU``, ``E_EMPTY_IMAGE``.
     """
-    series = select_series(Path(folder), series_uid, series_number)
+    series = select_series(_source(folder), series_uid, series_number)
     unscaled = _lacks_rescale(series)
     slices, repeated = _in_order(series)
     geometry = _geometry(slices, _frame_of_reference(series))
@@ -118,14 +120,14 @@ def read_series(folder: str | Path, *, series_uid: str | None = None, series_num
 
 
 def read_series_reference(
-    folder: str | Path, *, series_uid: str | None = None, series_number: int | None = None
+    folder: str | Path | Sequence[Path], *, series_uid: str | None = None, series_number: int | None = None
 ) -> SeriesReference:
     """Identifiers and positions of the slices that :func:`read_series` reads; pixels are not touched.
 
     Raises:
         FocusNetError: As :func:`read_series`, apart from what only pixels can show.
     """
-    series = select_series(Path(folder), series_uid, series_number)
+    series = select_series(_source(folder), series_uid, series_number)
     slices, _ = _in_order(series)
     first = slices[0]
     return SeriesReference(
@@ -141,6 +143,10 @@ def read_series_reference(
         shape=first.shape,
         tags=read_tags(first.path, PATIENT_STUDY_TAGS),
     )
+
+
+def _source(folder: str | Path | Sequence[Path]) -> Path | Sequence[Path]:
+    return Path(folder) if isinstance(folder, str) else folder
 
 
 def _in_order(series: Series) -> tuple[list[SliceHeader], list[tuple[int, SliceHeader]]]:

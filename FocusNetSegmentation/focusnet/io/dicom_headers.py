@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,16 @@ class Series:
         return f"{name} ({len(self.slices)} slices)"
 
 
+def ct_series_uid(path: Path) -> str | None:
+    """Series of a file that is a CT slice; None for any other file, and for one that is still being written."""
+    try:
+        header = _read_header(path)
+        is_ct = header is not None and header.get("Modality") == "CT" and "Rows" in header and _is_slice(header)
+    except (OSError, ValueError, TypeError):
+        return None
+    return str(header.get("SeriesInstanceUID") or "") or None if is_ct and header is not None else None
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file starts as DICOM files do."""
     if not path.is_file():
@@ -98,8 +108,8 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def select_series(folder: Path, series_uid: str | None, series_number: int | None) -> Series:
-    """The one CT series of a folder (searched with its subfolders), or the one asked for.
+def select_series(source: Path | Sequence[Path], series_uid: str | None, series_number: int | None) -> Series:
+    """The one CT series of a folder (searched with its subfolders) or of some files, or the one asked for.
 
     Localizers, secondary captures and other modalities are passed over. Axial series of at least three slices go
     before others. Where several remain, the caller must choose: a guess could be another patient's or phase's scan.
@@ -108,7 +118,7 @@ def select_series(folder: Path, series_uid: str | None, series_number: int | Non
         FocusNetError: ``E_NO_SERIES``, ``E_NOT_CT``, ``E_TOO_FEW_SLICES``, ``E_MULTIPLE_SERIES``, and those of
             :func:`find_series`.
     """
-    found = find_series(folder)
+    found = find_series(source)
     if series_uid is not None or series_number is not None:
         found = [
             s for s in found if series_uid in (None, s.uid) and (series_number is None or series_number == s.number)
@@ -131,8 +141,8 @@ def select_series(folder: Path, series_uid: str | None, series_number: int | Non
     return candidates[0]
 
 
-def find_series(folder: Path) -> list[Series]:
-    """All CT series below a folder, in order of their numbers. Files that are not DICOM are passed over.
+def find_series(source: Path | Sequence[Path]) -> list[Series]:
+    """All CT series below a folder or among some files, in order of their numbers. Other files are passed over.
 
     Raises:
         FocusNetError: ``E_NO_SERIES`` when there are no DICOM images, ``E_NOT_CT`` when there are but no CT,
@@ -141,8 +151,7 @@ def find_series(folder: Path) -> list[Series]:
     groups: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     modalities: Counter[str] = Counter()
     damaged = 0
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
+    for path in _files(source):
         header = _read_header(path)
         if header is None:
             continue
@@ -165,6 +174,12 @@ def find_series(folder: Path) -> list[Series]:
         )
     listed = ", ".join(f"{count} {modality}" for modality, count in sorted(modalities.items()))
     raise FocusNetError("E_NOT_CT", f"The folder holds no CT but {listed} images; give the folder of a CT series.")
+
+
+def _files(source: Path | Sequence[Path]) -> Sequence[Path]:
+    if not isinstance(source, Path):
+        return source
+    return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
 
 
 def read_tags(path: Path, keywords: Iterable[str]) -> dict[str, str]:
