@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from focusnet.errors import FocusNetError
 from focusnet.evaluation import EvaluationOptions, compare
-from focusnet.evaluation.outputs import as_json, write_outputs
+from focusnet.evaluation.outputs import write_outputs
 from focusnet.io import read_volume
 from focusnet.io.hounsfield import AIR_HU
 from focusnet.io.image import write_image
@@ -24,7 +23,7 @@ from FocusNetSegmentationLib.protocol import emit
 from FocusNetSegmentationLib.worker import end_with_parent, report_errors
 
 from FocusNetTrainingLib.evaluate_request import (
-    RESULT_FILE,
+    REPORT_FILE,
     SIDES,
     EvaluationRequest,
     file_name,
@@ -59,12 +58,9 @@ def _evaluate(folder: Path) -> None:
         options,
         lambda done, count, case: emit("progress", stage=f"measured {case}", share=done / count, seconds_left=None),
     )
-    if find_spec("jinja2") is None:
-        (folder / RESULT_FILE).write_text(json.dumps(as_json(result)), encoding="utf-8")
+    emit("progress", stage="writing", share=1.0, seconds_left=None)
+    if REPORT_FILE not in write_outputs(result, folder):
         print("The report needs the Python package jinja2.", flush=True)
-    else:
-        emit("progress", stage="writing the report", share=1.0, seconds_left=None)
-        write_outputs(result, folder)
 
 
 def _files_of_scene(folder: Path, request: EvaluationRequest) -> tuple[Path, Path, Path | None]:

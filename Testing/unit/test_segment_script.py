@@ -136,3 +136,18 @@ def test_pool_of_processes_is_refused_inside_slicer(module, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "slicer", types.SimpleNamespace(app=object()))
     assert module.main(["--input", "a", "--output", "b", "--jobs=2"]) == 2
     assert capsys.readouterr().err.startswith("E_USAGE: --jobs")
+
+
+def test_dicom_folder_to_structure_set_in_one_call(script, dicom_folder, tiny_model, tmp_path):
+    from pydicom import dcmread
+
+    out = tmp_path / "für den Plan.dcm"
+    command = [sys.executable, script, "--", "--input", dicom_folder, "--output", out, "--model", tiny_model, "--quiet"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = dcmread(out)
+    source = dcmread(next(dicom_folder.iterdir()))
+    assert written.Modality == "RTSTRUCT"
+    assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert written.StudyInstanceUID == source.StudyInstanceUID
+    assert len(written.StructureSetROISequence) > 0

@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,11 @@ def write_outputs(result: EvaluationResult, folder: Path) -> dict[str, Path]:
         folder: Made where it is missing.
 
     Returns:
-        Path by name of the file.
+        Path by name of the file; without the report where jinja2 is not installed.
 
     Raises:
         FocusNetError: ``E_OUTPUT_WRITE``.
     """
-    # The report needs jinja2, the numbers don't.
-    from focusnet.evaluation.report import render_report
-
     _remove_earlier(folder)
     first, *others = result.rows
     tables = {METRICS_CSV: _rows_csv(result.rows[first])}
@@ -88,7 +86,10 @@ def write_outputs(result: EvaluationResult, folder: Path) -> dict[str, Path]:
         else:
             text = latex(paper_table(result.rows, result.tests))
         written[TABLE_FILES[kind]] = _write_text(folder / TABLE_FILES[kind], text)
-    written[REPORT_HTML] = _write_text(folder / REPORT_HTML, render_report(result))
+    if find_spec("jinja2") is not None:
+        from focusnet.evaluation.report import render_report
+
+        written[REPORT_HTML] = _write_text(folder / REPORT_HTML, render_report(result))
     content = as_json(result) | {"files": [*written, METRICS_JSON]}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     written[METRICS_JSON] = _write_text(folder / METRICS_JSON, text + "\n")

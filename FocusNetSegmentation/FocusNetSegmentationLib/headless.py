@@ -1,0 +1,60 @@
+"""What the scripts for 3D Slicer without a window have in common; they run in plain Python as well."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from focusnet.errors import Cancelled, FocusNetError
+
+from FocusNetSegmentationLib.runtime import in_application
+
+DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one line with a reason code."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(REFUSED, f"E_USAGE: {message}; see {self.prog} -- --help.\n")
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """What follows ``--``; everything where it is missing."""
+    everything = list(arguments)
+    return everything[everything.index("--") + 1 :] if "--" in everything else everything
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Exit code of some work; no exception leaves, for it would keep 3D Slicer open."""
+    try:
+        return work()
+    except SystemExit as ended:  # argparse has said what is wrong, or printed the help
+        return ended.code if isinstance(ended.code, int) else REFUSED
+    except Cancelled as error:
+        return _told(str(error), CANCELLED)
+    except FocusNetError as error:
+        return _told(str(error), REFUSED)
+    except KeyboardInterrupt:
+        return _told("Interrupted.", INTERRUPTED)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return _told(f"E_INTERNAL: {type(error).__name__}: {text}; please report this.", FAILED)
+
+
+def end(code: int) -> None:
+    """End the process, which in 3D Slicer is the application, with an exit code."""
+    if in_application():
+        import slicer.util
+
+        slicer.util.exit(code)
+    else:
+        sys.exit(code)
+
+
+def _told(line: str, code: int) -> int:
+    print(line, file=sys.stderr, flush=True)
+    return code
