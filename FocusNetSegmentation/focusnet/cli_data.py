@@ -1,4 +1,4 @@
-"""Subcommands about training data: check and split; no logic. `focusnet.cli` registers them."""
+"""Subcommands about training data: import, check and split; no logic. `focusnet.cli` registers them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,59 @@ Jobs = Annotated[int, typer.Option(min=1, help="Cases at the same time.")]
 
 def register(app: typer.Typer) -> None:
     """Add the subcommands."""
+    app.command("import")(import_scans)
     app.command()(check)
     app.command()(split)
+
+
+def import_scans(
+    source: Annotated[Path, typer.Argument(help="Folder with a folder per patient: CT and drawn organs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set.")],
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "Imported data",
+    description: Annotated[str, typer.Option(help="One sentence on what the data are, for model cards.")] = "",
+    organs: Annotated[
+        str | None, typer.Option(help="Organs to take over, separated by commas; all by default.")
+    ] = None,
+    spellings: Annotated[Path | None, typer.Option(help="Table of own organ names.")] = None,
+    label_names: Annotated[Path | None, typer.Option(help="JSON file with the names of label values.")] = None,
+    ct: Annotated[str | None, typer.Option(help="Pattern of the CT's file name, where there are several.")] = None,
+    labels: Annotated[str | None, typer.Option(help="The same for the file of the organs.")] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="File outside the data set for the folder of each case; it identifies patients.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set that is there.")] = False,
+    jobs: Jobs = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Make a training folder of scans with drawn organs; no patient's identity goes into it."""
+    from focusnet_training.importing import ImportOptions
+    from focusnet_training.importing import import_scans as run_import
+    from focusnet_training.scan_reading import ScanRules
+    from focusnet_training.scans import Choice
+
+    from focusnet.evaluation.reading import read_label_names
+    from focusnet.io.names import read_name_table
+    from focusnet.segment import organ_keys
+
+    rules = ScanRules(
+        None if organs is None else organ_keys([part.strip() for part in organs.split(",") if part.strip()]),
+        None if spellings is None else read_name_table(spellings),
+        None if label_names is None else read_label_names(label_names),
+        Choice(ct, labels),
+    )
+    options = ImportOptions(name, description, rules, mapping, overwrite, jobs)
+    with shown_progress(quiet=quiet) as progress:
+        report = run_import(source, out, options, _counted(progress, "importing"))
+    for scan in report.failed:
+        code, message = scan.error or ("", "")
+        tell(f"{scan.case} ({scan.source}): {code}: {message}")
+    if as_json:
+        say(report.to_json())
+    elif not quiet:
+        say(report.to_text())
+    return FAILED if report.failed else DONE
 
 
 def check(data: Data, jobs: Jobs = 2, as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> int:

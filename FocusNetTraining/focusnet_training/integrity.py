@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from focusnet.organs import CATALOGUE
 from focusnet.quality import check_output
 
 from focusnet_training.datasets import Case, Dataset, read_case
+from focusnet_training.parallel import in_turn
 
 Severity = Literal["error", "warning"]
 Progress = Callable[[int, int, str], None]
@@ -119,16 +119,16 @@ def check_dataset(
     names = list(dataset.cases) if names is None else list(names)
     findings: list[list[Finding]] = []
     owner: dict[str, Case] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        for name, (found, digest) in zip(names, _in_turn(pool, dataset, names, jobs), strict=True):
-            case = dataset.cases[name]
-            other = owner.setdefault(digest, case) if digest else case
-            if other.patient != case.patient:
-                message = f"has the same image as {other.name}, which counts as another patient."
-                found = [Finding(name, "duplicate_image", None, "error", message), *found]
-            findings.append(sorted(found, key=lambda f: f.severity))
-            if progress is not None:
-                progress(len(findings), len(names), name)
+    checked = in_turn(lambda name: _check(dataset, name), names, jobs)
+    for name, (found, digest) in zip(names, checked, strict=True):
+        case = dataset.cases[name]
+        other = owner.setdefault(digest, case) if digest else case
+        if other.patient != case.patient:
+            message = f"has the same image as {other.name}, which counts as another patient."
+            found = [Finding(name, "duplicate_image", None, "error", message), *found]
+        findings.append(sorted(found, key=lambda f: f.severity))
+        if progress is not None:
+            progress(len(findings), len(names), name)
     return IntegrityReport(dataset.name, len(names), tuple(f for found in findings for f in found))
 
 
@@ -179,18 +179,6 @@ def check_once(dataset: Dataset, record: Path, *, progress: Progress | None = No
         with atomic_path(record) as partial:
             partial.write_text(json.dumps({"key": key, **report.to_dict()}, indent=1), encoding="utf-8")
     return report
-
-
-def _in_turn(
-    pool: ThreadPoolExecutor, dataset: Dataset, names: Sequence[str], jobs: int
-) -> Iterable[tuple[list[Finding], str]]:
-    """Results in order, never more than a few cases in memory or under way."""
-    waiting = [pool.submit(_check, dataset, name) for name in names[:jobs]]
-    for upcoming in (*names[jobs:], *[None] * min(jobs, len(names))):
-        done = waiting.pop(0).result()
-        if upcoming is not None:
-            waiting.append(pool.submit(_check, dataset, upcoming))
-        yield done
 
 
 def _check(dataset: Dataset, name: str) -> tuple[list[Finding], str]:

@@ -55,6 +55,7 @@ def test_every_subcommand_has_help_quiet_and_verbose(focusnet):
         ["models", "verify"],
         ["models", "install"],
         ["phantom"],
+        ["import"],
         ["check"],
         ["split"],
         ["evaluate"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def read_case(path: str | Path, settings: ReadSettings | None = None) -> OrganMa
     path, settings = Path(path), settings or ReadSettings()
     files = label_files(path)
     if len(files) > 1:
-        return _read_mask_per_organ(files, settings)
+        return read_masks(files, settings.spellings)
     (file,) = files
     if image_suffix(file) is None:
         return _read_structures(file, settings.ct or (path if path.is_dir() else path.parent), settings)
@@ -224,8 +224,14 @@ def _names_beside(path: Path) -> dict[int, str] | None:
     return next((read_label_names(place) for place in places if place.is_file()), None)
 
 
-def _read_mask_per_organ(files: list[Path], settings: ReadSettings) -> OrganMasks:
-    keys = keys_of_names([case_name(file) for file in files], settings.spellings)
+def read_masks(files: Sequence[Path], spellings: Mapping[str, str] | None = None) -> OrganMasks:
+    """Organs of binary masks, each a file named after its organ.
+
+    Raises:
+        FocusNetError: ``E_NO_CASES`` when no file is named after a known organ, ``E_BAD_GEOMETRY`` for masks on
+            different grids, ``E_AMBIGUOUS_ORGAN``, ``E_NOT_3D``, ``E_UNREADABLE``.
+    """
+    keys = keys_of_names([case_name(file) for file in files], spellings)
     masks: dict[str, CroppedMask | None] = {}
     geometry: Geometry | None = None
     for file in files:
@@ -242,7 +248,7 @@ def _read_mask_per_organ(files: list[Path], settings: ReadSettings) -> OrganMask
     if geometry is None:
         raise FocusNetError("E_NO_CASES", f"No file in '{files[0].parent.name}' is named after a known organ.")
     unmapped = [case_name(file) for file in files if case_name(file) not in keys]
-    return OrganMasks(geometry, masks, not_left_out(unmapped, settings.spellings))
+    return OrganMasks(geometry, masks, not_left_out(unmapped, spellings))
 
 
 def _read_structures(path: Path, ct: Path, settings: ReadSettings) -> OrganMasks:
