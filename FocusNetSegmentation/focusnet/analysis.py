@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from focusnet.inference import Cancel, Prediction, Predictor, Progress
 
 NOT_LOCALISED = "not_localised"
+LOW_CONFIDENCE = "low_confidence"
+LEAST_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ def analyse(
     findings = quality.check_input(volume)
     prediction = predictor.predict(volume, organs, progress, cancel)
     findings += quality.check_output(prediction.labelmap, volume, list(prediction.organs))
-    flags = _not_localised(prediction) + [
+    flags = _doubts(prediction) + [
         {"code": flag.code, "organ": flag.organ or "", "severity": flag.severity, "message": flag.message}
         for flag in findings
     ]
@@ -83,15 +85,15 @@ def analyse(
     return Analysis(prediction, table, tuple(flags), time.perf_counter() - start)
 
 
-def _not_localised(prediction: Prediction) -> list[dict[str, str]]:
-    """A flag for each small organ that SOL-Net does not see."""
-    return [
-        {
-            "code": NOT_LOCALISED,
-            "organ": key,
-            "severity": "warning",
-            "message": f"{organ(key).name}: not localised (peak {result.peak.height:.2f}); S-Net's answer was kept.",
-        }
-        for key, result in prediction.organs.items()
-        if result.peak is not None and not result.peak.found
-    ]
+def _doubts(prediction: Prediction) -> list[dict[str, str]]:
+    """A flag for each small organ that SOL-Net does not see, and for each organ that is there but hardly believed."""
+    doubts = []
+    for key, result in prediction.organs.items():
+        name = organ(key).name
+        if result.peak is not None and not result.peak.found:
+            message = f"{name}: not localised (peak {result.peak.height:.2f}); S-Net's answer was kept."
+            doubts.append((NOT_LOCALISED, key, message))
+        if result.volume_ml > 0 and result.confidence < LEAST_CONFIDENCE:
+            message = f"{name}: low confidence ({result.confidence:.2f}); expect to redraw much of it."
+            doubts.append((LOW_CONFIDENCE, key, message))
+    return [{"code": code, "organ": key, "severity": "warning", "message": text} for code, key, text in doubts]

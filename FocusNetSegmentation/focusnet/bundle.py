@@ -63,6 +63,8 @@ class ModelSpec(BaseModel):
         peak_threshold: Least height of a heat map's peak that counts as found.
         training_data: Statement on the training data: source, licence, number of cases.
         metrics: Validation result of the release, for example DSC per organ.
+        expected_dsc: Per organ, offset and slope of the DSC to expect over the mean probability of its label, fitted on
+            the validation patients (see `focusnet.uncertainty`); organs with too few of them are missing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,6 +83,7 @@ class ModelSpec(BaseModel):
     peak_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.25
     training_data: str
     metrics: dict[str, float] = {}
+    expected_dsc: dict[str, tuple[float, float]] = {}
 
     @field_validator("organs")
     @classmethod

@@ -23,6 +23,7 @@ from focusnet.io.hounsfield import check_hu
 from focusnet.postprocessing import fuse, keep_largest_components, native_labels
 from focusnet.preprocessing import body_box, to_working_grid
 from focusnet.tiling import piece_shape, smaller_pieces, triple
+from focusnet.uncertainty import expected_dsc
 
 Progress = Callable[[str, float, float | None], None]
 """Called with the stage, the finished share in [0, 1] and the estimated seconds left (None while unknown)."""
@@ -39,11 +40,13 @@ class OrganResult:
 
     Attributes:
         volume_ml: Volume of its label.
-        confidence: Mean probability inside its label, 0 where it is empty.
+        certainty: Mean probability inside its label, 0 where it is empty.
+        confidence: DSC to expect where the model was calibrated for the organ, else ``certainty``; 0 where it is empty.
         peak: Where SOL-Net sees it; None for organs that are not small.
     """
 
     volume_ml: float
+    certainty: float
     confidence: float
     peak: Peak | None = None
 
@@ -251,11 +254,14 @@ class Predictor:
         for value, key in labelmap.organs.items():
             peak, box = answers.peaks.get(key), boxes[value - 1]
             if box is None:
-                results[key] = OrganResult(0.0, 0.0, peak)
+                results[key] = OrganResult(0.0, 0.0, 0.0, peak)
                 continue
             inside = certainty[box][labelmap.array[box] == value]
             volume_ml = inside.size * labelmap.geometry.voxel_volume_ml
-            results[key] = OrganResult(volume_ml, float(inside.mean(dtype=np.float64)) / 255, peak)
+            mean = float(inside.mean(dtype=np.float64)) / 255
+            line = self.spec.expected_dsc.get(key)
+            confidence = mean if line is None else expected_dsc(mean, line)
+            results[key] = OrganResult(volume_ml, mean, confidence, peak)
         return results
 
     def _settings(self, computation: Computation, piece: Shape) -> dict[str, Any]:

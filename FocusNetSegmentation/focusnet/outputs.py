@@ -16,10 +16,10 @@ from focusnet.geometry import LabelMap, Volume
 from focusnet.io.atomic import check_target
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import labels_path, write_segmentation
+from focusnet.uncertainty import uncertainty_percent
 
 if TYPE_CHECKING:
     from focusnet.analysis import Analysis
-    from focusnet.inference import Prediction
 
 ENDINGS = {
     "seg.nrrd": ".seg.nrrd",
@@ -173,7 +173,9 @@ def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOpti
             continue
         (name,) = output.formats
         if name == UNCERTAINTY:
-            write_image(_uncertainty(result.analysis.prediction), output.path, overwrite=options.overwrite)
+            write_image(
+                uncertainty_percent(result.analysis.prediction.certainty), output.path, overwrite=options.overwrite
+            )
         elif name in DICOM:
             _write_dicom(name, result, output.path, options.overwrite)
         elif name == "mrb":
@@ -191,13 +193,6 @@ def _write_organs(labelmap: LabelMap, folder: Path, formats: Sequence[str], stam
         for number, name in enumerate(formats):
             path = folder / f"{organs.organ(key).tg263}{ENDINGS[name]}"
             write_segmentation(single, path, overwrite=number > 0, stamp=stamp)
-
-
-def _uncertainty(prediction: Prediction) -> Volume:
-    """Percent by which the label of each voxel may be another, 0 to 100."""
-    certainty = prediction.certainty
-    percent = (100 - np.arange(256) * (100 / 255)).round().astype(np.uint8)
-    return certainty.with_array(percent[certainty.array])
 
 
 def _write_dicom(name: str, result: Result, path: Path, overwrite: bool) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from focusnet import DISCLAIMER, __version__, organs
 from focusnet.bundle import ModelSpec
+from focusnet.uncertainty import MIN_CASES, expected_without_own
 
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset
 
 BOOTSTRAP_SEED = 2021
 BOOTSTRAP_DRAWS = 2000
+RELIABILITY_EDGES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,48 @@ class OrganScore:
         return cls(len(values), float(np.mean(values)), float(low), float(high), float(np.min(values)))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One organ on the validation cases that show it: DSC, and mean probability of the label."""
+
+    dsc: list[float]
+    certainty: list[float]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What the expected DSC is worth on patients that its line was not fitted on.
+
+    Attributes:
+        cases: Pairs of organ and patient.
+        correlation: Of expected and true DSC, within organs (their means taken off); NaN where one does not vary.
+        error: Mean absolute difference of the two.
+        bins: Range of expected DSC, number of pairs, their mean true DSC.
+    """
+
+    cases: int
+    correlation: float
+    error: float
+    bins: tuple[tuple[float, float, int, float], ...]
+
+
+def reliability(measured: Iterable[Measured]) -> Reliability | None:
+    """Compare expected and true DSC, each patient left out of the fit once; None where no organ has enough patients."""
+    pairs = [(expected_without_own(m.certainty, m.dsc), np.asarray(m.dsc)) for m in measured if len(m.dsc) > MIN_CASES]
+    if not pairs:
+        return None
+    expected, true = (np.concatenate(values) for values in zip(*pairs, strict=True))
+    centred = np.concatenate([np.stack([e - e.mean(), t - t.mean()], axis=1) for e, t in pairs])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = float(np.corrcoef(centred.T)[0, 1])
+    bins = []
+    for low, high in itertools.pairwise(RELIABILITY_EDGES):
+        inside = (expected >= low) & (expected < high)
+        if inside.any():
+            bins.append((low, high, int(inside.sum()), float(true[inside].mean())))
+    return Reliability(len(true), correlation, float(np.abs(expected - true).mean()), tuple(bins))
+
+
 @dataclass(frozen=True, eq=False)
 class ModelCard:
     """What a card is written from.
@@ -47,6 +92,7 @@ class ModelCard:
         dataset: Its data.
         facts: Device, precision, torch version and command of the run.
         scores: Validation DSC per organ.
+        reliability: What the confidence is worth; None where too few patients could tell.
         notes: Further paragraphs.
     """
 
@@ -55,6 +101,7 @@ class ModelCard:
     dataset: Dataset
     facts: dict[str, Any]
     scores: dict[str, OrganScore]
+    reliability: Reliability | None
     notes: str
 
 
@@ -107,8 +154,28 @@ def write_card(card: ModelCard) -> str:
             *rows,
             f"| **mean over organs** | | **{np.mean(counted):.3f}** | | |",
             "",
+            *_confidence(card.reliability),
             *([card.notes.rstrip(), ""] if card.notes else []),
             f"Written by slicer-focusnet {__version__}.",
             "",
         ]
     )
+
+
+def _confidence(found: Reliability | None) -> list[str]:
+    if found is None:
+        return []
+    rows = [f"| {low:.1f}–{min(high, 1.0):.1f} | {n} | {mean:.3f} |" for low, high, n, mean in found.bins]
+    return [
+        "### Confidence",
+        "",
+        "The confidence shown with an organ is the DSC to expect, from the mean probability of its label. Here each",
+        f"patient's was taken from the other patients' ({found.cases} organs of patients): mean absolute error "
+        f"{found.error:.3f},",
+        f"correlation within organs {found.correlation:.2f}.",
+        "",
+        "| expected DSC | organs of patients | their mean DSC |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]

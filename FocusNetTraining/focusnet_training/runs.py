@@ -15,13 +15,14 @@ from focusnet.console import tell as tell_user
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.overlap import dice
 from focusnet.inference import Predictor
+from focusnet.uncertainty import fit_expectation
 
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.distributed import connected
 from focusnet_training.integrity import check_once
-from focusnet_training.model_card import ModelCard, OrganScore, write_card
+from focusnet_training.model_card import Measured, ModelCard, OrganScore, reliability, write_card
 from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
 from focusnet_training.validation import overlap
 
@@ -139,9 +140,18 @@ def make_bundle(
     )
     with new_folder(output, overwrite) as scratch:
         draft = save_bundle(scratch / "draft", spec, network, "draft")
-        scores = score(draft, dataset, options.device, tell)
-        spec = spec.model_copy(update={"metrics": {f"dsc_{k}": round(s.mean, 4) for k, s in scores.items() if s.n}})
-        card = write_card(ModelCard(spec, config, dataset, facts, scores, options.notes))
+        measured = score(draft, dataset, options.device, tell)
+        scores = {organ: OrganScore.of(m.dsc) for organ, m in measured.items()}
+        lines = {organ: fit_expectation(m.certainty, m.dsc) for organ, m in measured.items()}
+        spec = spec.model_copy(
+            update={
+                "metrics": {f"dsc_{k}": round(s.mean, 4) for k, s in scores.items() if s.n},
+                "expected_dsc": {k: line for k, line in lines.items() if line is not None},
+            }
+        )
+        card = write_card(
+            ModelCard(spec, config, dataset, facts, scores, reliability(measured.values()), options.notes)
+        )
         save_bundle(scratch / "final", spec, network, card)
         for path in (scratch / "final").iterdir():
             path.rename(scratch / path.name)
@@ -152,10 +162,10 @@ def make_bundle(
     return load_bundle(output)
 
 
-def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str, OrganScore]:
+def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str, Measured]:
     """DSC of a bundle on the validation cases, on their native grids, over the organs that count in each case."""
     predictor = Predictor(bundle, device)
-    values: dict[str, list[float]] = {organ: [] for organ in bundle.spec.organs}
+    measured = {organ: Measured([], []) for organ in bundle.spec.organs}
     for name in dataset.validation:
         image, labels = read_case(dataset, name)
         prediction = predictor.predict(image)
@@ -165,9 +175,10 @@ def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str
                 truth, answer = labels.mask(organ), prediction.labelmap.mask(organ)
                 if truth.any() or answer.any():
                     case.append(dice(truth, answer))
-                    values[organ].append(case[-1])
+                    measured[organ].dsc.append(case[-1])
+                    measured[organ].certainty.append(prediction.organs[organ].certainty)
         tell(f"{name}: mean DSC {np.mean(case):.3f} over {len(case)} organs")
-    return {organ: OrganScore.of(v) for organ, v in values.items()}
+    return measured
 
 
 def read_run(run: Path) -> tuple[TrainingConfig, dict[str, Any]]:

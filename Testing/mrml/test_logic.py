@@ -28,7 +28,7 @@ class Model:
         array = (volume.array // 100).astype(np.uint8)
         keys = {v: k for v, k in KEYS.items() if organs is None or k in organs}
         array[~np.isin(array, list(keys))] = 0
-        results = {key: OrganResult(1.23456, 0.98765) for key in keys.values()}
+        results = {key: OrganResult(1.23456, 0.98765, 0.98765) for key in keys.values()}
         settings = {"model": self.options.model or "default", "piece_zyx": [1, 2, 3]}
         return SimpleNamespace(
             labelmap=LabelMap(array, volume.geometry, keys), organs=results, notes=("a note",), settings=settings

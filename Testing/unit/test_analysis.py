@@ -15,9 +15,9 @@ def prediction(ct) -> Prediction:
     labels[4:9, 16:24, 18:26] = 1
     labels[6, 10, 30] = 2
     organs = {
-        "brainstem": OrganResult(25.6001, 0.91239),
-        "lens_l": OrganResult(0.08, 0.4, Peak((0.0, 0.0, 0.0), 0.124, found=False)),
-        "optic_chiasm": OrganResult(0.0, 0.0, Peak((0.0, 0.0, 0.0), 0.9, found=True)),
+        "brainstem": OrganResult(25.6001, 0.85, 0.91239),
+        "lens_l": OrganResult(0.08, 0.6, 0.4, Peak((0.0, 0.0, 0.0), 0.124, found=False)),
+        "optic_chiasm": OrganResult(0.0, 0.0, 0.0, Peak((0.0, 0.0, 0.0), 0.9, found=True)),
     }
     return Prediction(
         LabelMap(labels, ct.geometry, {1: "brainstem", 2: "lens_l", 3: "optic_chiasm"}),
@@ -48,6 +48,12 @@ def test_a_small_organ_that_was_not_localised_is_flagged(ct, prediction):
     (flag,) = [flag for flag in analysis.flags if flag["code"] == "not_localised"]
     assert (flag["organ"], flag["severity"]) == ("lens_l", "warning")
     assert "0.12" in flag["message"]
+
+
+def test_an_organ_that_is_hardly_believed_is_flagged_and_an_empty_one_is_not(ct, prediction):
+    flags = {flag["organ"]: flag for flag in analysed(ct, prediction).flags if flag["code"] == "low_confidence"}
+    assert flags.keys() == {"lens_l"}
+    assert "0.40" in flags["lens_l"]["message"]
 
 
 def test_findings_on_the_scan_come_with_those_on_the_organs(ct, prediction):

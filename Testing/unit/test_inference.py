@@ -152,7 +152,14 @@ def test_certainty_is_the_probability_of_the_label(reference):
     assert certainty.dtype == np.uint8
     assert (certainty[reference.labelmap.array == 0] > 100).all()
     mask = reference.labelmap.mask("parotid_l")
-    assert reference.organs["parotid_l"].confidence == pytest.approx(certainty[mask].mean() / 255, abs=1e-9)
+    parotid = reference.organs["parotid_l"]
+    assert parotid.certainty == parotid.confidence == pytest.approx(certainty[mask].mean() / 255, abs=1e-9)
+
+
+def test_a_calibrated_organ_has_the_dsc_to_expect_as_its_confidence(reference):
+    organs = predictor(expected_dsc={"parotid_l": (0.1, 0.5)}).predict(patient(axial())).organs
+    assert organs["parotid_l"].confidence == pytest.approx(0.1 + 0.5 * reference.organs["parotid_l"].certainty)
+    assert organs["parotid_r"].confidence == reference.organs["parotid_r"].certainty
 
 
 ORDERS = [
