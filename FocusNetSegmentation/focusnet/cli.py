@@ -382,6 +382,7 @@ def train(
 ) -> int:
     """Train in stages: S-Net, SOL-Net, shape autoencoder, SOS-Net, joint fine-tuning."""
     from focusnet_training.config import load_config, load_preset
+    from focusnet_training.monitor import progress_report
     from focusnet_training.runs import train as run_training
     from focusnet_training.trainer import TrainingOptions
 
@@ -391,24 +392,23 @@ def train(
     if stage is not None and stage not in [s.name for s in chosen.stages]:
         raise FocusNetError("E_USAGE", f"No stage '{stage}'; there are {', '.join(s.name for s in chosen.stages)}.")
 
-    def report(status: dict[str, Any]) -> None:
-        if as_json:
-            say(json.dumps(status))
-        elif not quiet:
-            share = status["steps_done"] / status["steps_total"]
-            score = f", validation score {status['score']:.3f}" if "score" in status else ""
-            note = f", {status['note']}" if "note" in status else ""
-            tell(f"{status['state']} {status.get('stage', '')}: {share:.0%} of all steps{score}{note}")
-
-    options = TrainingOptions(device, precision, max_hours, init, report)
     source = f"--preset {preset}" if preset is not None else "--config CONFIG"
     start = [] if init is None else [f"--init {init.parent.name}/{init.name}"]
     changed = [f"--set {s}" for s in settings or ()]
     command = " ".join(["focusnet train", source, "--data DATA -o RUN", *start, *changed])
-    finished = run_training(chosen, data, out, options, resume=resume, until=stage, command=command)
+    with shown_progress(quiet=quiet or as_json) as progress:
+        report = None if progress is None else progress_report(progress)
+        if as_json:
+            report = _say_json
+        options = TrainingOptions(device, precision, max_hours, init, report)
+        finished = run_training(chosen, data, out, options, resume=resume, until=stage, command=command)
     if not quiet and not as_json:
         say(f"{out}: {'finished' if finished else 'paused; go on with --resume'}")
     return DONE
+
+
+def _say_json(answer: dict[str, Any]) -> None:
+    say(json.dumps(answer))
 
 
 @app.command()

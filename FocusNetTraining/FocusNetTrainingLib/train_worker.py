@@ -68,7 +68,7 @@ def _train(run: RunFolder) -> None:
 
     progress = _Progress(run, config, request.until)
     options = TrainingOptions(
-        request.device, max_hours=request.hours or math.inf, report=progress.validated, pause=progress.stepped
+        request.device, max_hours=request.hours or math.inf, report=progress.reported, pause=progress.stepped
     )
     own = Path(request.preset).suffix == ".toml"
     source = "--config CONFIG" if own else f"--preset {request.preset}"
@@ -89,21 +89,27 @@ class _Progress:
         self._done = run.refresh().steps_done
         self._paces: deque[tuple[float, int]] = deque([(time.monotonic(), self._done)], PACES)
         self._written = -math.inf
+        self._trains = False
+        self._told = ""
 
     def stepped(self) -> bool:
         """Count a step; whether a pause is wanted."""
         self._done += 1
-        first = self._written == -math.inf
         if time.monotonic() - self._written >= WRITE_SECONDS:
             self._write()
-        if first:
+        if not self._trains:
+            self._trains = True
             emit("training")
         return self._run.pause_asked()
 
-    def validated(self, status: dict[str, Any]) -> None:
-        """Take over the trainer's own count."""
+    def reported(self, status: dict[str, Any]) -> None:
+        """Take over the trainer's own count; a line where more than that is new."""
         self._done = status["steps_done"]
-        print(f"{status.get('stage', '')} {status['state']}: step {self._done}", flush=True)
+        score = f", score {status['score']:.3f}" if "score" in status else ""
+        news = f"{status.get('stage', '')} {status['state']}{score}"
+        if news != self._told:
+            self._told = news
+            print(f"{news}: step {self._done}", flush=True)
         self._write()
 
     def _write(self) -> None:

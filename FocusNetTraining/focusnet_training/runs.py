@@ -23,6 +23,8 @@ from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.distributed import connected
 from focusnet_training.integrity import check_once
 from focusnet_training.model_card import Measured, ModelCard, OrganScore, reliability, write_card
+from focusnet_training.monitor import writing
+from focusnet_training.stopping import StopRequests
 from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
 from focusnet_training.validation import overlap
 
@@ -59,15 +61,19 @@ def train(
 
     Raises:
         FocusNetError: See `Trainer`.
+        Cancelled: After a stop that `StopRequests` were asked for; the checkpoint is whole, a resume goes on.
+        KeyboardInterrupt: The same after Ctrl-C.
     """
-    with connected() as processes:
+    with connected() as processes, StopRequests(folder) as stop:
         found = read_dataset(data, config.data.fold)
         excluded = processes.from_first(lambda: check_once(found, folder / INTEGRITY_FILE)).excluded
         if processes.is_first:
             for case, reason in excluded.items():
                 tell_user(f"{case} is left out: {reason}")
         dataset = found.without(excluded)
-        trainer = Trainer(config, dataset, folder, replace(options, processes=processes))
+        pause = options.pause
+        options = replace(options, processes=processes, pause=lambda: stop.asked() or (pause is not None and pause()))
+        trainer = Trainer(config, dataset, folder, options)
         if processes.is_first:
             facts = {
                 "data": str(data.resolve()),
@@ -79,8 +85,12 @@ def train(
                 "torch": torch.__version__,
                 "command": command,
             }
-            (folder / RUN_FILE).write_text(json.dumps(facts, indent=1), "utf-8")
-        return trainer.run(resume=resume, until=until)
+            with writing(RUN_FILE):
+                (folder / RUN_FILE).write_text(json.dumps(facts, indent=1), "utf-8")
+        finished = trainer.run(resume=resume, until=until)
+    if not finished:
+        stop.answer()
+    return finished
 
 
 @dataclass(frozen=True)

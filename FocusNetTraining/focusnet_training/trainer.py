@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,26 +13,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from focusnet.devices import DTYPES, keep_memory, resolve_device, resolve_precision
-from focusnet.errors import FocusNetError
+from focusnet.devices import DTYPES, is_out_of_memory, keep_memory, resolve_device, resolve_precision
+from focusnet.errors import Cancelled, FocusNetError
 from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.builders import build
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.preprocessing import Intensity
+from numpy.typing import NDArray
 
 from focusnet_training.augmentation import augment_intensity, cut_field_of_view, extract_chunk, random_affine
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import StageConfig, StageName, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, prepare, small_organs
 from focusnet_training.distributed import Processes
+from focusnet_training.identity import config_difference, data_difference, data_identity
 from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers
 from focusnet_training.losses import class_weights
+from focusnet_training.monitor import Monitor, Position, Report, Step, writing
 from focusnet_training.sampling import ChunkSampler, step_generator
 from focusnet_training.stages import STAGES, Batch, LossFunction, Networks, Task
+from focusnet_training.stopping import only_run
 from focusnet_training.validation import ValidationResult, validate, validate_shapes
-
-SAVE_EVERY_S = 60.0
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class TrainingOptions:
         precision: ``auto``, ``fp32``, ``bf16``.
         max_hours: Stop cleanly after this time; resume goes on.
         initial: Checkpoint of a stage (``best-STAGE.pt``) of a run with the same network, whose weights start this one.
-        report: Called with the status after every report interval.
+        report: Told the status every few seconds, see `focusnet_training.monitor`.
         pause: Asked after every step; where it says yes, the run ends as at the end of its time, resume goes on.
         processes: Those that train together; each stage's ``accumulate`` is a multiple of their number.
+        save_every_s: Longest time of training that a crash may cost.
+        pictures: Draw contours at each validation.
     """
 
     device: str = "auto"
@@ -57,12 +59,14 @@ class TrainingOptions:
     report: Report | None = None
     pause: Callable[[], bool] | None = None
     processes: Processes = Processes()
+    save_every_s: float = 60.0
+    pictures: bool = True
 
 
 class Trainer:
     """Trains one model through its stages in a run folder.
 
-    The folder holds ``config.json``, ``status.json``, ``log.csv``, ``last.pt`` and ``best-STAGE.pt``.
+    The folder holds ``config.json``, ``last.pt``, ``best-STAGE.pt`` and what `Monitor` writes.
 
     Args:
         config: What is trained.
@@ -72,7 +76,8 @@ class Trainer:
         cache: Folder of prepared cases, shared between runs if wanted.
 
     Raises:
-        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (small-organ stages without small organs, unknown organs).
+        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (small-organ stages without small organs, unknown organs),
+            ``E_OUTPUT_WRITE`` (run folder or cache).
     """
 
     def __init__(
@@ -87,21 +92,17 @@ class Trainer:
         self.processes = options.processes
         _check_shares(config, self.processes)
         self.initial_sha256: str | None = None
-        folder.mkdir(parents=True, exist_ok=True)
         self.device = resolve_device(self.processes.device(options.device))
         self.precision = resolve_precision(options.precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
         self.organs = _chosen_organs(config, dataset)
-        spacing = config.data.spacing_xyz
-        cache = cache or folder / "cache"
-        names = (*dataset.training, *dataset.validation)
-        prepare(dataset, [names[n] for n in self.processes.share(len(names))], self.organs, spacing, cache)
-        self.processes.wait()
-        self.training = prepare(dataset, dataset.training, self.organs, spacing, cache)
-        self.validation = prepare(dataset, dataset.validation, self.organs, spacing, cache)
+        self.training, self.validation = self._prepare(dataset, cache or folder / "cache")
         self.small = _chosen_small(config, self.training, self.organs)
-        self.data_hash = _hash_cases(dataset, self.organs, self.small)
+        self.case_names = (*dataset.training, *dataset.validation)
+        self.data = self.processes.from_first(
+            lambda: data_identity(self.training, self.validation, self.organs, self.small)
+        )
         torch.manual_seed(config.seed)
         self.model = build_model(config, len(self.organs), len(self.small)).to(self.device)
         if self.device.type == "cpu":
@@ -128,6 +129,8 @@ class Trainer:
         self.stages = config.schedule
         self.stage_index, self.step, self.skipped, self.best = 0, 0, 0, -math.inf
         self.start: float | None = None
+        self.due, self.stale, self.waited_s = False, 0, 0.0
+        self.monitor = Monitor(folder, self.stages, options.report, writes=self.processes.is_first)
         self._optimizer_states: dict[str, Any] | None = None
         self._started = time.monotonic()
 
@@ -147,23 +150,51 @@ class Trainer:
             Whether all stages asked for are finished (False when it was paused or its time ended first).
 
         Raises:
-            FocusNetError: ``E_RUN_EXISTS``, ``E_RESUME_MISMATCH``, ``E_CHECKPOINT``, ``E_DIVERGED``.
+            FocusNetError: ``E_RUN_EXISTS``, ``E_RUN_BUSY``, ``E_RESUME_MISMATCH``, ``E_CHECKPOINT``, ``E_DIVERGED``,
+                ``E_OUT_OF_MEMORY``, ``E_CHECKPOINT_WRITE`` and ``E_OUTPUT_WRITE`` (disk full or read-only).
         """
+        if not self.processes.is_first:
+            return self._run(resume, until)
+        with only_run(self.folder):
+            return self._run(resume, until)
+
+    def _run(self, resume: bool, until: str | None) -> bool:
         last = self.folder / "last.pt"
         if resume:
             self._restore(self.processes.from_first(lambda: load_checkpoint(last)))
-        elif last.exists():
+        elif self.processes.from_first(last.exists):
             raise FocusNetError("E_RUN_EXISTS", f"{self.folder.name} holds a run; resume it or give a new folder.")
         elif self.processes.is_first:
-            (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), "utf-8")
-        while self.stage_index < len(self.stages):
+            with writing("config.json"):
+                (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), "utf-8")
+        try:
+            return self._run_stages(until)
+        except (KeyboardInterrupt, Cancelled):
+            self.monitor.last_word("paused", "interrupted; resume goes on from the last checkpoint")
+            raise
+        except Exception as error:
+            refusal = _out_of_memory(self.device) if is_out_of_memory(error) else None
+            self.monitor.last_word("failed", str(refusal or error))
+            if refusal is not None:
+                raise refusal from error
+            raise
+        finally:
+            self.monitor.close()
+
+    def _run_stages(self, until: str | None) -> bool:
+        names = [stage.name for stage in self.stages]
+        end = names.index(until) + 1 if until in names else len(names)
+        self.monitor.position = self._position
+        self.monitor.tell("training")
+        while self.stage_index < end:
             stage = self.stages[self.stage_index]
             if not self._run_stage(stage):
                 return False
             self._finish_stage(stage)
-            if stage.name == until:
-                return True
-        self._status("finished", {})
+        if end == len(names):
+            self.monitor.tell("finished")
+        else:
+            self.monitor.tell("paused", f"stage {until} is finished, the next are still to come")
         return True
 
     def _run_stage(self, config: StageConfig) -> bool:
@@ -179,27 +210,42 @@ class Trainer:
             self.training, stage.focus, self.task.small_classes, self.config.data.chunk_zyx, config.foreground
         )
         saved = time.monotonic()
-        recent: list[dict[str, float]] = []
-        while self.step < config.steps:
-            recent.append(self._train_step(stage.losses, sampler, learners, config))
-            self.step += 1
-            if self.step % config.validate_every == 0 or self.step == config.steps:
-                self._validate(config, recent)
-                recent = []
+        while self.due or not self._is_over(config):
+            if not self.due:
+                self._step(stage.losses, sampler, learners, config)
+            validates = self.due
+            if validates:
+                self._save(learners)  # a crash in the validation costs no step
+                self._validate(config)
+            pauses = not self._is_over(config) and self._must_pause()
+            if validates or pauses or time.monotonic() - saved > self.options.save_every_s:
                 self._save(learners)
                 saved = time.monotonic()
-            elif time.monotonic() - saved > SAVE_EVERY_S:
-                self._save(learners)
-                saved = time.monotonic()
-            if self.step < config.steps and self._must_pause():
-                self._save(learners)
-                self._status("paused", {})
+            if pauses:
+                self.monitor.tell("paused", "stopped on request or at the end of its time; resume goes on")
                 return False
         return True
+
+    def _is_over(self, config: StageConfig) -> bool:
+        return self.step == config.steps or 0 < config.patience <= self.stale
+
+    @property
+    def _position(self) -> Position:
+        return Position(self.stage_index, self.step)
 
     def _must_pause(self) -> bool:
         late = time.monotonic() - self._started > self.options.max_hours * 3600
         return self.processes.any(late or (self.options.pause is not None and self.options.pause()))
+
+    def _step(
+        self, losses: LossFunction, sampler: ChunkSampler, learners: dict[str, Learner], config: StageConfig
+    ) -> None:
+        began, waited_s, rate = time.perf_counter(), self.waited_s, config.learning_rate * schedule(self.step, config)
+        terms = self._train_step(losses, sampler, learners, config)
+        self.step += 1
+        self.due = self.step % config.validate_every == 0 or self.step == config.steps
+        done = Step(terms, rate, self.skipped, time.perf_counter() - began, self.waited_s - waited_s)
+        self.monitor.step(self._position, done)
 
     def _train_step(
         self, losses: LossFunction, sampler: ChunkSampler, learners: dict[str, Learner], config: StageConfig
@@ -209,7 +255,9 @@ class Trainer:
         terms: dict[str, float] = {}
         for part in self.processes.share(config.accumulate):
             rng = step_generator(self.config.seed, config.name, self.step * config.accumulate + part)
+            began = time.perf_counter()
             batch = self._batch(sampler, rng)
+            self.waited_s += time.perf_counter() - began
             with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 values = losses(self.networks, batch, self.task, rng)
                 total = torch.stack(list(values.values())).sum() / config.accumulate
@@ -285,24 +333,29 @@ class Trainer:
             device=self.device,
             precision=self.precision,
             processes=self.processes,
+            show=self._show,
         )
 
-    def _validate(self, config: StageConfig, recent: list[dict[str, float]]) -> None:
+    def _show(self, number: int, case: PreparedCase, predicted: NDArray[np.int64]) -> None:
+        if number == 0 and self.options.pictures:
+            self.monitor.draw(self._position, case, predicted, self.organs)
+
+    def _validate(self, config: StageConfig) -> None:
+        self.monitor.tell("validating")
         result = self._score(config.name)
-        means = {k: float(np.mean([r[k] for r in recent if k in r])) for k in {k for r in recent for k in r}}
-        if self.processes.is_first:
-            self._log(config, means, result)
+        self.stale += 1
         if result.score > self.best:
-            self.best = result.score
+            self.best, self.stale = result.score, 0
             self._save_weights(f"best-{config.name}.pt", self.best)
+        self.monitor.validated(self._position, result, self.best)
+        self.due = False
 
     def _remember_start(self, config: StageConfig) -> None:
         """Keep what a guarded stage starts from, and its score."""
         result = self._score(config.name)
-        if self.processes.is_first:
-            self._log(config, {}, result)
         self.start = result.score
         self._save_weights(f"start-{config.name}.pt", self.start)
+        self.monitor.validated(self._position, result, self.start)
 
     def _finish_stage(self, config: StageConfig) -> None:
         """Go on from the best validation checkpoint of the stage, or from its start where the stage did harm."""
@@ -312,8 +365,10 @@ class Trainer:
                 model.load_state_dict(best["model"])
         if self.autoencoder is not None:
             self.autoencoder.load_state_dict(best["autoencoder"])
-        self.stage_index, self.step, self.best, self.start = self.stage_index + 1, 0, -math.inf, None
+        self.stage_index, self.step, self.stale = self.stage_index + 1, 0, 0
+        self.best, self.start = -math.inf, None
         self._save({})
+        self.monitor.position = self._position
         if self.processes.is_first:
             (self.folder / f"start-{config.name}.pt").unlink(missing_ok=True)
 
@@ -322,13 +377,22 @@ class Trainer:
         best = load_checkpoint(path)
         if self.start is None or best["score"] >= self.start - self.config.max_fall:
             return best
-        self._note(
-            config,
+        text = (
             f"undone: the validation score fell from {self.start:.4f} to {best['score']:.4f}; "
-            "the weights it started from are kept",
+            "the weights it started from are kept"
         )
+        self.monitor.note(self._position, text)
         (self.folder / f"start-{config.name}.pt").replace(path)
         return load_checkpoint(path)
+
+    def _prepare(self, dataset: Dataset, cache: Path) -> tuple[list[PreparedCase], list[PreparedCase]]:
+        names, spacing = (*dataset.training, *dataset.validation), self.config.data.spacing_xyz
+        with writing("the prepared cases"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            prepare(dataset, [names[n] for n in self.processes.share(len(names))], self.organs, spacing, cache)
+            self.processes.wait()
+            training = prepare(dataset, dataset.training, self.organs, spacing, cache)
+            return training, prepare(dataset, dataset.validation, self.organs, spacing, cache)
 
     def _start_from(self, path: Path) -> None:
         state = load_checkpoint(path)
@@ -343,7 +407,7 @@ class Trainer:
         self.initial_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def _identity(self) -> dict[str, Any]:
-        return {"config": self.config.model_dump_json(), "data": self.data_hash, "initial": self.initial_sha256}
+        return {"config": self.config.model_dump_json(), "data": self.data, "initial": self.initial_sha256}
 
     def _save_weights(self, name: str, score: float) -> None:
         if not self.processes.is_first:
@@ -371,6 +435,10 @@ class Trainer:
                 "skipped": self.skipped,
                 "best": self.best,
                 "start": self.start,
+                "due": self.due,
+                "stale": self.stale,
+                "losses": self.monitor.losses,
+                "seconds": self.monitor.seconds,
                 "model": self.model.state_dict(),
                 "autoencoder": None if self.autoencoder is None else self.autoencoder.state_dict(),
                 "ema": None if self.ema is None else self.ema.state_dict(),
@@ -379,14 +447,21 @@ class Trainer:
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        difference = _difference(json.loads(state["config"]), json.loads(self.config.model_dump_json()))
-        if state["data"] != self.data_hash:
-            difference.append("the training data or label set")
+        try:
+            old = TrainingConfig.model_validate_json(state["config"])
+            difference = config_difference(old, self.config)
+            difference += data_difference(state["data"], self.data, self.case_names)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FocusNetError(
+                "E_CHECKPOINT", "last.pt was written by another version; finish the run with that, or start anew."
+            ) from error
         if self.initial_sha256 not in (None, state["initial"]):
             difference.append("the weights it starts from")
         if difference:
             raise FocusNetError(
-                "E_RESUME_MISMATCH", f"The run was started with other values of {', '.join(difference)}."
+                "E_RESUME_MISMATCH",
+                f"The run was started with others ({'; '.join(difference)}); give what it was started with, or a new "
+                "folder.",
             )
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
@@ -396,39 +471,8 @@ class Trainer:
         self.stage_index, self.step, self.start = state["stage"], state["step"], state["start"]
         self.skipped, self.best, self.initial_sha256 = state["skipped"], state["best"], state["initial"]
         self._optimizer_states = state["optimizers"] or None
-
-    def _log(self, config: StageConfig, losses: dict[str, float], result: ValidationResult) -> None:
-        row = {
-            "stage": config.name,
-            "step": self.step,
-            "seconds": round(time.monotonic() - self._started, 1),
-            "score": round(result.score, 5),
-            **{f"loss_{k}": round(v, 8) for k, v in sorted(losses.items())},
-            **{f"dsc_{k}": round(v, 4) for k, v in result.dsc.items()},
-            **{f"error_mm_{k}": round(v, 2) for k, v in result.localisation_mm.items()},
-        }
-        self._append(row)
-        self._status("training", row)
-
-    def _note(self, config: StageConfig, text: str) -> None:
-        row = {"stage": config.name, "step": self.step, "note": text}
-        self._append(row)
-        self._status("training", row)
-
-    def _append(self, row: dict[str, Any]) -> None:
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def _status(self, state: str, row: dict[str, Any]) -> None:
-        if not self.processes.is_first:
-            return
-        done = sum(s.steps for s in self.stages[: self.stage_index]) + self.step
-        status = {"state": state, "steps_done": done, "steps_total": sum(s.steps for s in self.stages), **row}
-        partial = self.folder / "status.json.part"
-        partial.write_text(json.dumps(status), "utf-8")
-        partial.replace(self.folder / "status.json")
-        if self.options.report is not None:
-            self.options.report(status)
+        self.due, self.stale = state["due"], state["stale"]
+        self.monitor.resume(self._position, state["losses"], state["seconds"], due=self.due)
 
 
 def build_model(config: TrainingConfig, organs: int, small: int) -> FocusNetV2:
@@ -467,6 +511,14 @@ def _check_shares(config: TrainingConfig, processes: Processes) -> None:
         )
 
 
+def _out_of_memory(device: torch.device) -> FocusNetError:
+    return FocusNetError(
+        "E_OUT_OF_MEMORY",
+        f"The memory of {device} does not suffice; close other programs and resume, or train anew with a smaller "
+        "data.chunk_zyx.",
+    )
+
+
 def _yx(case: PreparedCase) -> np.ndarray:
     return np.asarray(case.geometry.spacing_zyx[1:])
 
@@ -498,23 +550,3 @@ def _chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs:
 def _mean_voxels(cases: Sequence[PreparedCase], organs: int) -> list[float]:
     sizes = [[c.voxels[k].size for c in cases if k in c.voxels] for k in range(1, organs + 1)]
     return [float(np.mean(s)) if s else 1.0 for s in sizes]
-
-
-def _hash_cases(dataset: Dataset, organs: Sequence[str], small: Sequence[str]) -> str:
-    cases = [
-        (name, dataset.cases[name].image.stat().st_size, sorted(dataset.cases[name].annotated))
-        for name in (*dataset.training, *dataset.validation)
-    ]
-    content = json.dumps([cases, list(organs), list(small), dataset.training, dataset.validation])
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    names: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += _difference(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(f"{prefix}{key}")
-    return names

@@ -1,6 +1,11 @@
 """From a data set to a bundle that segments, through the command line, and what is refused on the way."""
 
 import json
+import os
+import signal
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from focusnet.bundle import load_bundle
 from focusnet.cli import run as focusnet
 from focusnet.errors import FocusNetError
 from focusnet.inference import Predictor
+from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import load_config
 from focusnet_training.datasets import read_case, read_dataset
 from focusnet_training.model_card import OrganScore
@@ -132,3 +138,29 @@ def test_interval_of_a_constant_is_a_point():
     score = OrganScore.of([0.8, 0.8, 0.8])
     assert (score.n, score.low, score.high, score.least) == (3, pytest.approx(0.8), pytest.approx(0.8), 0.8)
     assert OrganScore.of([]).n == 0
+
+
+@pytest.mark.parametrize(("how", "code"), [("file", 3), ("SIGTERM", 3), ("SIGINT", 130)])
+def test_a_run_asked_to_stop_saves_and_says_so(blobs, config_file, tmp_path, capsys, how, code):
+    if how != "file" and sys.platform == "win32":
+        pytest.skip("signals of Unix")
+    run = tmp_path / "run"
+
+    def ask():
+        while not (run / "status.json").exists() or json.loads((run / "status.json").read_text())["steps_done"] == 0:
+            time.sleep(0.02)
+        if how == "file":
+            (run / "stop").touch()
+        else:
+            os.kill(os.getpid(), getattr(signal, how))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    command = ["train", "--config", str(config_file), "--data", str(blobs), "-o", str(run), "--device", "cpu"]
+    assert focusnet([*command, "--json"]) == code
+    asking.join()
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told[-1] == json.loads((run / "status.json").read_text())
+    assert (told[-1]["state"], "on request" in told[-1]["message"]) == ("paused", True)
+    assert 0 < load_checkpoint(run / "last.pt")["step"] == told[-1]["steps_done"] < 999
+    assert not (run / "stop").exists()

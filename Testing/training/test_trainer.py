@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from focusnet.errors import FocusNetError
-from focusnet_training import trainer as trainer_module
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import read_dataset
 from focusnet_training.trainer import Trainer, TrainingOptions
+from focusnet_training.validation import ValidationResult
 
-OPTIONS = TrainingOptions(device="cpu", precision="fp32")
+OPTIONS = TrainingOptions(device="cpu", precision="fp32", pictures=False)
 
 
 def config(stages, **changes):
@@ -107,10 +108,9 @@ def test_a_stopped_run_resumes_bit_for_bit(finished, dataset, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(self, *args)
 
-    monkeypatch.setattr(trainer_module, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(Trainer, "_train_step", dying)
     with pytest.raises(KeyboardInterrupt):
-        Trainer(config(ALL), dataset, tmp_path, OPTIONS).run()
+        Trainer(config(ALL), dataset, tmp_path, replace(OPTIONS, save_every_s=0.0)).run()
     monkeypatch.undo()
     resumed = Trainer(config(ALL), dataset, tmp_path, OPTIONS)
     assert resumed.run(resume=True)
@@ -125,7 +125,7 @@ def test_a_stage_that_does_harm_is_undone_and_says_so(finished, dataset, tmp_pat
     start = folder / "best-sos.pt"
     wild = [{"name": "joint", "steps": 2, "validate_every": 2, "learning_rate": 1e3}]
     told = []
-    options = TrainingOptions("cpu", "fp32", initial=start, report=told.append)
+    options = replace(OPTIONS, initial=start, report=told.append)
     trainer = Trainer(config(wild, max_fall=0.005), dataset, tmp_path, options)
     assert trainer.run()
     before = load_checkpoint(start)
@@ -143,7 +143,7 @@ def test_a_stage_that_does_harm_is_undone_and_says_so(finished, dataset, tmp_pat
 
 
 def test_time_budget_pauses_and_resume_finishes(dataset, tmp_path, finished):
-    paused = Trainer(config(ALL), dataset, tmp_path, TrainingOptions("cpu", "fp32", max_hours=0.0))
+    paused = Trainer(config(ALL), dataset, tmp_path, replace(OPTIONS, max_hours=0.0))
     assert not paused.run()
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "paused"
     resumed = Trainer(config(ALL), dataset, tmp_path, OPTIONS)
@@ -153,7 +153,7 @@ def test_time_budget_pauses_and_resume_finishes(dataset, tmp_path, finished):
 
 def test_a_pause_asked_for_comes_after_the_step_and_resume_finishes(dataset, tmp_path, finished):
     answers = iter([False, True])
-    paused = Trainer(config(ALL), dataset, tmp_path, TrainingOptions("cpu", "fp32", pause=lambda: next(answers)))
+    paused = Trainer(config(ALL), dataset, tmp_path, replace(OPTIONS, pause=lambda: next(answers)))
     assert not paused.run()
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["steps_done"]) == ("paused", 2)
@@ -214,12 +214,12 @@ def test_it_learns_the_blobs_and_an_organ_missing_in_half_of_the_cases(make_blob
 
 def test_a_run_may_start_from_another_s_weights(finished, dataset, tmp_path):
     start = finished[0] / "best-snet.pt"
-    options = TrainingOptions("cpu", "fp32", initial=start)
+    options = replace(OPTIONS, initial=start)
     trainer = Trainer(config(ALL), dataset, tmp_path / "next", options)
     assert sha(trainer.model.state_dict()) == sha(load_checkpoint(start)["model"])
     assert trainer.run(until="snet")
     assert Trainer(config(ALL), dataset, tmp_path / "next", OPTIONS).run(resume=True, until="sol")
-    other = TrainingOptions("cpu", "fp32", initial=finished[0] / "best-sol.pt")
+    other = replace(OPTIONS, initial=finished[0] / "best-sol.pt")
     with pytest.raises(FocusNetError, match="weights it starts from") as caught:
         Trainer(config(ALL), dataset, tmp_path / "next", other).run(resume=True)
     assert caught.value.code == "E_RESUME_MISMATCH"
@@ -228,3 +228,136 @@ def test_a_run_may_start_from_another_s_weights(finished, dataset, tmp_path):
     with pytest.raises(FocusNetError, match="another network") as caught:
         Trainer(TrainingConfig.model_validate(narrow), dataset, tmp_path / "narrow", options)
     assert caught.value.code == "E_CHECKPOINT"
+
+
+SHORT = [{"name": "snet", "steps": 3, "validate_every": 2}, {"name": "sol", "steps": 2, "validate_every": 2}]
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def without_time(log):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in log]
+
+
+@pytest.mark.parametrize("crash_in", ["_score", "_save_weights", "_finish_stage"])
+def test_a_crash_in_or_after_a_validation_loses_no_step_and_repeats_no_line(dataset, tmp_path, monkeypatch, crash_in):
+    whole = Trainer(config(SHORT), dataset, tmp_path / "whole", OPTIONS)
+    assert whole.run()
+
+    def dying(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, crash_in, dying)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS).run()
+    monkeypatch.undo()
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert (status["state"], "interrupted" in status["message"]) == ("paused", True)
+    saved = load_checkpoint(tmp_path / "run/last.pt")
+    assert (saved["stage"], saved["step"]) == (0, 3 if crash_in == "_finish_stage" else 2)
+    resumed = Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS)
+    assert resumed.run(resume=True)
+    assert without_time(rows(tmp_path / "run")) == without_time(rows(tmp_path / "whole"))
+    assert sha(resumed.model.state_dict()) == sha(whole.model.state_dict())
+
+
+def test_a_stage_without_progress_ends_early(dataset, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.6, 0.6, 0.55])
+    monkeypatch.setattr(Trainer, "_score", lambda self, stage: ValidationResult(next(scores), {}, {}))
+    stage = {"name": "snet", "steps": 90, "validate_every": 1, "patience": 2}
+    trainer = Trainer(config([stage]), dataset, tmp_path, OPTIONS)
+    assert trainer.run()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    assert load_checkpoint(tmp_path / "best-snet.pt")["step"] == 2
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["steps_done"], status["best_score"]) == ("finished", 90, 0.6)
+
+
+def test_until_a_stage_that_is_finished_trains_nothing_more(finished, dataset, tmp_path):
+    first = Trainer(config(SHORT), dataset, tmp_path, OPTIONS)
+    assert first.run(until="snet")
+    before = load_checkpoint(tmp_path / "last.pt")
+    assert Trainer(config(SHORT), dataset, tmp_path, OPTIONS).run(resume=True, until="snet")
+    assert sha(load_checkpoint(tmp_path / "last.pt")["model"]) == sha(before["model"])
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "paused"
+
+
+def test_a_full_disk_stops_clearly_and_resume_finishes(dataset, tmp_path, monkeypatch, finished):
+    def full(path, state):
+        raise FocusNetError("E_CHECKPOINT_WRITE", "No space left on device")
+
+    trainer = Trainer(config(ALL), dataset, tmp_path, OPTIONS)
+    assert trainer.run(until="snet")
+    whole = (tmp_path / "last.pt").read_bytes()
+    monkeypatch.setattr("focusnet_training.trainer.save_checkpoint", full)
+    with pytest.raises(FocusNetError, match="No space left"):
+        Trainer(config(ALL), dataset, tmp_path, OPTIONS).run(resume=True)
+    monkeypatch.undo()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], "No space left" in status["message"]) == ("failed", True)
+    assert (tmp_path / "last.pt").read_bytes() == whole
+    resumed = Trainer(config(ALL), dataset, tmp_path, OPTIONS)
+    assert resumed.run(resume=True)
+    assert sha(resumed.model.state_dict()) == sha(finished[1].model.state_dict())
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FocusNetError) as caught:
+        Trainer(config(SHORT), dataset, tmp_path / "file" / "run", OPTIONS)
+    assert caught.value.code == "E_OUTPUT_WRITE"
+
+
+def test_resume_with_other_data_names_what_is_other(make_blobs, tmp_path):
+    folder = make_blobs(tmp_path / "data")
+    dataset = read_dataset(folder)
+    assert Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS).run(until="snet")
+    saved = (tmp_path / "run/last.pt").read_bytes()
+    assert b"blob_" not in saved  # no case name, which may be a patient's, leaves in a checkpoint
+    for other, phrase in (
+        (make_blobs(tmp_path / "more", cases=7), "cases added: blob_6"),
+        (make_blobs(tmp_path / "drawn", annotated={"blob_1": ["Brainstem"]}), "cases changed: blob_1"),
+        (make_blobs(tmp_path / "fewer", cases=5), "cases missing: 1"),
+    ):
+        with pytest.raises(FocusNetError, match=phrase) as caught:
+            Trainer(config(SHORT), read_dataset(other), tmp_path / "run", OPTIONS).run(resume=True)
+        assert caught.value.code == "E_RESUME_MISMATCH"
+    assert (tmp_path / "run/last.pt").read_bytes() == saved
+    values = config(SHORT).model_dump()
+    values["data"]["organs"] = ("brainstem", "lens_l", "lens_r")
+    with pytest.raises(FocusNetError, match="without parotid_l"):
+        Trainer(TrainingConfig.model_validate(values), dataset, tmp_path / "run", OPTIONS).run(resume=True)
+    (folder / "imagesTr/blob_2_0000.nrrd").unlink()
+    with pytest.raises(FocusNetError, match="blob_2") as caught:
+        read_dataset(folder)
+    assert caught.value.code == "E_DATASET"
+
+
+def test_a_checkpoint_of_another_version_is_refused(dataset, tmp_path):
+    assert Trainer(config(SHORT), dataset, tmp_path, OPTIONS).run(until="snet")
+    state = load_checkpoint(tmp_path / "last.pt")
+    torch.save(state | {"data": "0" * 64}, tmp_path / "last.pt")
+    with pytest.raises(FocusNetError, match="another version") as caught:
+        Trainer(config(SHORT), dataset, tmp_path, OPTIONS).run(resume=True)
+    assert caught.value.code == "E_CHECKPOINT"
+
+
+def test_memory_that_does_not_suffice_is_one_clear_line(dataset, tmp_path, monkeypatch):
+    def greedy(self, *args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Trainer, "_train_step", greedy)
+    with pytest.raises(FocusNetError, match="chunk_zyx") as caught:
+        Trainer(config(SHORT), dataset, tmp_path, OPTIONS).run()
+    assert caught.value.code == "E_OUT_OF_MEMORY"
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+
+
+def test_a_validation_leaves_a_picture(dataset, tmp_path):
+    stage = {"name": "snet", "steps": 2, "validate_every": 2}
+    assert Trainer(config([stage]), dataset, tmp_path, TrainingOptions("cpu", "fp32")).run()
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["picture"] == "pictures/snet-000002.png"
+    assert (tmp_path / status["picture"]).read_bytes().startswith(b"\x89PNG")

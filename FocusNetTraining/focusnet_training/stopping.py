@@ -1,0 +1,108 @@
+"""One run per folder, and its end on request: a signal or a file named ``stop``."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Any
+
+from focusnet.errors import Cancelled, FocusNetError
+
+STOP_FILE, LOCK_FILE = "stop", "lock"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequests:
+    """Notes requests to stop while a run trains, for the trainer to ask for after each step.
+
+    SIGTERM and SIGINT (Ctrl-C) ask, a second one of the same kind acts at once; so does a file named ``stop`` in the
+    run folder, which any program can make. One that lies there from before is removed.
+
+    Args:
+        folder: Run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / STOP_FILE
+        self._signal: int | None = None
+        self._by_file = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        with suppress(OSError):
+            self._file.unlink()
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether a stop was asked for."""
+        self._by_file = self._by_file or self._file.exists()
+        return self._by_file or self._signal is not None
+
+    def answer(self) -> None:
+        """End as asked, once the run has stopped cleanly.
+
+        Raises:
+            KeyboardInterrupt: After SIGINT.
+            Cancelled: After SIGTERM or the file.
+        """
+        if self._by_file:
+            with suppress(OSError):
+                self._file.unlink()
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._by_file or self._signal is not None:
+            raise Cancelled("Stopped on request; the checkpoint is whole, --resume goes on.")
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        signal.signal(number, self._before[number])
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold a run folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        FocusNetError: ``E_RUN_BUSY`` when another process trains in it, ``E_OUTPUT_WRITE`` when it can't be written.
+    """
+    try:
+        file = (folder / LOCK_FILE).open("a")
+    except OSError as error:
+        raise FocusNetError(
+            "E_OUTPUT_WRITE", f"The run folder can't be written ({error.strerror}); check it and its permissions."
+        ) from error
+    with file:
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise FocusNetError(
+                    "E_RUN_BUSY", f"Another process trains in {folder.name}; wait for it or give a new folder."
+                ) from error
+            # A file system without locks: the run goes on unguarded.
+        yield
+
+
+def _lock(file: IO[str]) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
