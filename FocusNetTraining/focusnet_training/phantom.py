@@ -35,6 +35,8 @@ class PhantomOptions:
     Attributes:
         spacing_xyz: Voxel size in mm; random is 0.8–1.5 in plane, 1.5–3.5 between slices.
         shape_zyx: Grid size; random covers the head and neck.
+        centre_xyz_mm: Where the middle of the grid aims at, in the patient's frame (``phantom_anatomy``); by default
+            midway down the head and neck.
         metal: Probability (or certainty) of metal fillings with streaks.
         weak_boundaries: Optic nerves and chiasm with almost no contrast to their surroundings.
         noise_hu: Standard deviation of the noise in the head; None draws 5–12.
@@ -43,6 +45,7 @@ class PhantomOptions:
 
     spacing_xyz: tuple[float, float, float] | None = None
     shape_zyx: tuple[int, int, int] | None = None
+    centre_xyz_mm: tuple[float, float, float] | None = None
     metal: bool | float = 0.35
     weak_boundaries: bool = False
     noise_hu: float | None = None
@@ -121,7 +124,8 @@ def _draw_grid(rng: np.random.Generator, options: PhantomOptions) -> Geometry:
     in_plane, slices = rng.uniform(0.8, 1.5), rng.uniform(1.5, 3.5)
     spacing = options.spacing_xyz or (in_plane, in_plane, slices)
     top, bottom, width = rng.uniform(100, 145), rng.uniform(-195, -160), rng.uniform(240, 300)
-    aim = np.array((rng.normal(0, 6), rng.normal(4, 6), (top + bottom) / 2))
+    off_centre = (rng.normal(0, 6), rng.normal(0, 6), 0.0)
+    aim = np.add(options.centre_xyz_mm or (0.0, 4.0, (top + bottom) / 2), off_centre)
     extent = np.array((width, width, top - bottom))
     if options.shape_zyx is None:
         shape = tuple(int(np.ceil(e / s)) for e, s in zip(extent[::-1], spacing[::-1], strict=True))

@@ -18,6 +18,9 @@ def test_overrides_reach_tables_and_stages():
     assert config.loss.missing == "masked"
 
 
+SHAPES = "shape.constraint=frozen"
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "part"),
     [
@@ -29,6 +32,13 @@ def test_overrides_reach_tables_and_stages():
         ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["seed"], "key=value"),
         ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["stages.sol.steps=1"], "stages.sol.steps"),
         ("name = ", [], "TOML"),
+        ("name = 'a'\n[[stages]]\nname='sos'\nsteps=1", ["shape.constraint=adversarial"], "stage aae"),
+        (
+            "name = 'a'\n[[stages]]\nname='snet'\nsteps=1",
+            [SHAPES, "network.roi_shape_zyx=[12,48,48]"],
+            "multiples",
+        ),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", [SHAPES, "network.roi_shape_zyx=[8,8,8]"], "at least"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, text, overrides, part):
@@ -37,6 +47,13 @@ def test_what_does_not_fit_is_named(tmp_path, text, overrides, part):
     with pytest.raises(FocusNetError, match=part) as caught:
         load_config(path, overrides)
     assert caught.value.code == "E_CONFIG"
+
+
+def test_variants_without_a_shape_constraint_have_no_autoencoder_to_train():
+    names = [s.name for s in load_preset("phantom-tiny").schedule]
+    assert names == ["snet", "sol", "aae", "sos", "joint"]
+    names = [s.name for s in load_preset("phantom-tiny", ["shape.constraint=none"]).schedule]
+    assert names == ["snet", "sol", "sos", "joint"]
 
 
 def test_unknown_preset_names_those_there_are():

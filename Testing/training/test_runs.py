@@ -19,6 +19,7 @@ from focusnet_training.datasets import read_case, read_dataset
 from focusnet_training.model_card import OrganScore
 from focusnet_training.runs import BundleOptions, make_bundle, train
 from focusnet_training.trainer import TrainingOptions
+from safetensors.numpy import load_file
 
 CONFIG = """
 name = "blobs"
@@ -26,7 +27,11 @@ name = "blobs"
 widths = [8, 8, 8]
 growth = 4
 dilations = [2, 3]
-roi_shape_zyx = [8, 12, 12]
+roi_shape_zyx = [8, 16, 16]
+[shape]
+constraint = "adversarial"
+widths = [4, 4, 8]
+code_size = 8
 [data]
 spacing_xyz = [4.0, 4.0, 4.0]
 window_hu = [-200.0, 800.0]
@@ -46,6 +51,12 @@ warmup_steps = 0
 name = "sol"
 steps = 40
 validate_every = 40
+learning_rate = 1e-2
+warmup_steps = 0
+[[stages]]
+name = "aae"
+steps = 10
+validate_every = 10
 learning_rate = 1e-2
 warmup_steps = 0
 [[stages]]
@@ -85,6 +96,8 @@ def test_a_run_becomes_a_bundle_that_segments_on_the_native_grid(run, blobs, tmp
     assert len(printed.err.splitlines()) == 2  # a line per validation case
     assert sorted(p.name for p in target.iterdir()) == ["MODEL_CARD.md", "bundle.json", "weights.safetensors"]
     bundle = load_bundle(target)
+    parts = {name.split(".")[0] for name in load_file(target / "weights.safetensors")}
+    assert parts == {"snet", "sol", "sos"}  # the autoencoder taught shapes and stays behind
     assert bundle.spec.small_organs == ("lens_l", "lens_r")
     image, labels = read_case(read_dataset(blobs), "blob_5")
     prediction = Predictor(bundle, "cpu", "fp32").predict(image)
