@@ -153,6 +153,17 @@ def test_organs_lie_above_and_behind_each_other_as_in_people():
             assert place[front][1] < place[back][1], (seed, front, back)
 
 
+def test_a_grid_can_be_aimed_at_a_region():
+    """Both eyes are whole in a small grid round the orbits, at the place where they are in a grid of the whole head."""
+    aimed = make_labels(3, PhantomOptions((2.0, 2.0, 2.5), (28, 50, 56), centre_xyz_mm=(0.0, -70.0, 16.0)))
+    whole = make_labels(3, PhantomOptions((2.0, 2.0, 2.5), (120, 120, 120)))
+    for eye in ("eye_l", "eye_r"):
+        a, b = (np.argwhere(item.mask(eye)) for item in (aimed, whole))
+        assert len(a) == pytest.approx(len(b), rel=0.02)
+        place_a, place_b = aimed.geometry.index_to_world(a.mean(0)), whole.geometry.index_to_world(b.mean(0))
+        np.testing.assert_allclose(place_a, place_b, atol=0.3)
+
+
 def test_truth_does_not_depend_on_the_grid():
     """Voxel centres that two grids share carry the same label: truth is sampled, not resampled."""
     coarse = labels(3, PhantomOptions(spacing_xyz=(4.0, 4.0, 6.0), shape_zyx=(45, 55, 55)))
