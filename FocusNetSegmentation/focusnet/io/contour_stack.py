@@ -261,7 +261,11 @@ def _planes(index: list[Contour], corner: NDArray[np.intp]) -> tuple[NDArray[np.
 def _usual_gap(gaps: NDArray[np.float64], step_mm: float) -> float:
     if gaps.size >= 3:
         return float(np.median(gaps))
-    return float(gaps.min()) if gaps.size and gaps.min() * step_mm <= WIDEST_SLICES_MM else 1.0
+    if not gaps.size or gaps.min() * step_mm > WIDEST_SLICES_MM:
+        return 1.0
+    # Two gaps at odds with each other don't show a spacing finer than that of the slices.
+    least = float(gaps.min())
+    return least if gaps.max() <= OPEN_GAP * least else max(least, 1.0)
 
 
 def _numbers(start: float, stop: float, slices: int) -> NDArray[np.intp]:
