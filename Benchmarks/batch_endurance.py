@@ -31,8 +31,8 @@ from focusnet.geometry import Volume  # noqa: E402
 from focusnet.io.image import read_image, write_image  # noqa: E402
 
 EVERY = 20  # one case in twenty is poisoned
-DIFFERENT_PHANTOMS = 12
-SPACING_XYZ = (5.0, 5.0, 6.0)
+DIFFERENT_PHANTOMS = 4
+SPACING_XYZ = (8.0, 8.0, 8.0)
 LITTLE_MODEL = {
     "num_classes": 8,
     "num_small": 1,
@@ -133,7 +133,7 @@ def make_model(folder: Path) -> Path:
         architecture=Architecture(name="focusnetv2", arguments=LITTLE_MODEL),
         organs=LITTLE_ORGANS,
         small_organs=("optic_chiasm",),
-        spacing_mm_xyz=(5.0, 5.0, 6.0),
+        spacing_mm_xyz=SPACING_XYZ,
         chunk_shape_zyx=(16, 48, 48),
         overlap_zyx=(4, 8, 8),
         roi_shape_zyx=(4, 16, 16),

@@ -1,7 +1,10 @@
 """Structure sets written by hand with pydicom, so that the reader is not tested against our own writer."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -108,6 +111,51 @@ def reference_of(geometry: Geometry, **tags: str) -> SeriesReference:
     )
 
 
+@lru_cache
+def standard_tables() -> tuple[dict, dict, dict]:
+    """The standard's tables for RT structure sets, from highdicom's copy, in the form that dicom-validator takes.
+
+    Attributes that are required under a condition count as optional but not empty; the tables don't hold conditions.
+    """
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    folder = Path(find_spec("highdicom").submodule_search_locations[0]) / "_standard"
+    modules_of, attributes_of = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("iod_module_map", "module_attribute_map")
+    )
+    modules = {}
+    for entry in modules_of["rt-structure-set"]:
+        root: dict = {}
+        for attribute in attributes_of[entry["key"]]:
+            level = root
+            for parent in attribute["path"]:
+                level = level.setdefault(tag_name(tag_for_keyword(parent)), {"name": parent, "type": "3"})
+                level = level.setdefault("items", {})
+            own = level.setdefault(tag_name(tag_for_keyword(attribute["keyword"])), {})
+            own |= {"name": attribute["keyword"], "type": attribute["type"]}
+            if dictionary_VR(tag_for_keyword(attribute["keyword"])) == "SQ":
+                own.setdefault("items", {})
+        modules[entry["key"]] = root
+    iod = {
+        "title": "RT Structure Set",
+        "modules": {e["key"]: {"ref": e["key"], "use": e["usage"]} for e in modules_of["rt-structure-set"]},
+        "group_macros": {},
+    }
+    return {}, {str(RTStructureSetStorage): iod}, modules
+
+
+def tag_name(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def validate(dataset):
+    """Result of dicom-validator with the standard's tables."""
+    pytest.importorskip("highdicom")
+    validator = pytest.importorskip("dicom_validator.validator.iod_validator")
+    info = pytest.importorskip("dicom_validator.validator.dicom_info").DicomInfo(*standard_tables())
+    return validator.IODValidator(dataset, info).validate()
+
+
 @pytest.fixture
 def grid() -> Geometry:
     """An axial CT grid of 1 x 1 x 3 mm round the origin; a square of 16 mm is 16 x 16 voxels."""
@@ -118,5 +166,11 @@ def grid() -> Geometry:
 def rt():
     """Helpers of this file as one namespace."""
     return SimpleNamespace(
-        File=RTStructFile, contour=contour, square=square, reference_of=reference_of, FRAME=FRAME, SERIES=SERIES
+        File=RTStructFile,
+        contour=contour,
+        square=square,
+        reference_of=reference_of,
+        validate=validate,
+        FRAME=FRAME,
+        SERIES=SERIES,
     )

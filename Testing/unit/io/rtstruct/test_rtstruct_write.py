@@ -1,14 +1,10 @@
 """Structure sets written from masks: round trips, content, the required attributes of the standard."""
 
-import json
 import re
 import shutil
 import subprocess
 import warnings
 from dataclasses import replace
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -353,60 +349,16 @@ def small(rt, tmp_path):
     return path
 
 
-@lru_cache
-def standard_tables() -> tuple[dict, dict, dict]:
-    """The standard's tables for RT structure sets, from highdicom's copy, in the form that dicom-validator takes.
-
-    Attributes that are required under a condition count as optional but not empty; the tables don't hold conditions.
-    """
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    folder = Path(find_spec("highdicom").submodule_search_locations[0]) / "_standard"
-    modules_of, attributes_of = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("iod_module_map", "module_attribute_map")
-    )
-    modules = {}
-    for entry in modules_of["rt-structure-set"]:
-        root: dict = {}
-        for attribute in attributes_of[entry["key"]]:
-            level = root
-            for parent in attribute["path"]:
-                level = level.setdefault(tag_name(tag_for_keyword(parent)), {"name": parent, "type": "3"})
-                level = level.setdefault("items", {})
-            own = level.setdefault(tag_name(tag_for_keyword(attribute["keyword"])), {})
-            own |= {"name": attribute["keyword"], "type": attribute["type"]}
-            if dictionary_VR(tag_for_keyword(attribute["keyword"])) == "SQ":
-                own.setdefault("items", {})
-        modules[entry["key"]] = root
-    iod = {
-        "title": "RT Structure Set",
-        "modules": {e["key"]: {"ref": e["key"], "use": e["usage"]} for e in modules_of["rt-structure-set"]},
-        "group_macros": {},
-    }
-    return {}, {str(RTStructureSetStorage): iod}, modules
-
-
-def tag_name(tag: int) -> str:
-    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-
-
-def validate(dataset):
-    pytest.importorskip("highdicom")
-    validator = pytest.importorskip("dicom_validator.validator.iod_validator")
-    info = pytest.importorskip("dicom_validator.validator.dicom_info").DicomInfo(*standard_tables())
-    return validator.IODValidator(dataset, info).validate()
-
-
-def test_dicom_validator_finds_no_error(small):
-    result = validate(pydicom.dcmread(small))
+def test_dicom_validator_finds_no_error(rt, small):
+    result = rt.validate(pydicom.dcmread(small))
     assert result.errors == 0, result.module_errors
 
 
-def test_dicom_validator_would_find_missing_attributes(small):
+def test_dicom_validator_would_find_missing_attributes(rt, small):
     dataset = pydicom.dcmread(small)
     del dataset.StructureSetLabel, dataset.OperatorsName
     del dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
-    assert validate(dataset).errors == 3
+    assert rt.validate(dataset).errors == 3
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy of dicom3tools is not installed")
