@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dicomseg,mrml,train,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dask,dicomseg,mrml,train,dev]"
 	touch $(STAMP)
 
 clean:
