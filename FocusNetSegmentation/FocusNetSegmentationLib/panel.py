@@ -22,6 +22,7 @@ PRECISIONS = ["auto", "fp32", "bf16", "fp16"]
 EXPORTS = "Segmentation (*.seg.nrrd);;RT structure set (*.dcm)"
 POLL_MILLISECONDS = 100
 NO_ORGAN = "none"
+MESSAGE_COLUMN, MESSAGE_WIDTH = 3, 60
 COLOURS = {"error": "#c62828", "warning": "#b26a00", "info": "#1565c0"}
 
 
@@ -225,6 +226,12 @@ class Panel:
             self.ui.logTextEdit.appendPlainText(line)
         self._shown_log = len(self._job.log)
 
+    def show_finished(self, outcome: Any, volume: Any) -> None:
+        """Show a result that is in the scene, on its CT."""
+        self._job_volume = volume
+        self._show_outcome(outcome)
+        self.update_buttons()
+
     def _show_outcome(self, outcome: Any) -> None:
         self._outcome = outcome
         report = outcome.report
@@ -243,10 +250,11 @@ class Panel:
             for column, text in enumerate(texts):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(row.message or row.name)
-                if row.severity and column in (0, 3):
+                if row.severity and column in (0, MESSAGE_COLUMN):
                     item.setForeground(qt.QBrush(qt.QColor(COLOURS[row.severity])))
                 table.setItem(number, column, item)
         table.resizeColumnsToContents()
+        table.setColumnWidth(MESSAGE_COLUMN, MESSAGE_WIDTH)  # it takes what is left and wraps
         table.resizeRowsToContents()
         for note in report.notes:
             self.ui.logTextEdit.appendPlainText(note)
@@ -313,7 +321,7 @@ class Panel:
         elif model.problem:
             self.ui.modelInfoLabel.text = model.problem
         else:
-            self.ui.modelInfoLabel.text = f"{model.description} {len(model.organs)} organs."
+            self.ui.modelInfoLabel.text = f"{len(model.organs)} organs. {model.description}"
         if self._parameters is not None and model is not None and self._parameters.model != model.name:
             self._parameters.model = model.name
             self._parameters.organs = ""

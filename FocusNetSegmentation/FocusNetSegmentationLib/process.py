@@ -68,7 +68,11 @@ class ChildProcess:
                 self._read_all = True
             else:
                 lines.append(line)
-        return lines, self._process.poll() if self._read_all else None
+        if self._read_all:
+            return lines, self._process.poll()
+        if self._process.poll() is not None:  # it was killed; what it had started keeps its output open
+            end_tree(self._process.pid)
+        return lines, None
 
     def end(self) -> None:
         """End the process and every process it has started; returns when they are gone."""

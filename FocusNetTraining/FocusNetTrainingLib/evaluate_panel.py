@@ -31,6 +31,7 @@ POLL_MILLISECONDS = 100
 REFRESH_MILLISECONDS = 200
 REPORTS = "Report (*.html);;Table (*.csv)"
 STRUCTURE_SETS = "RT structure set (*.dcm);;All files (*)"
+STATE_COLUMN, STATE_WIDTH = 5, 40
 POOR = "#c62828"
 
 
@@ -255,6 +256,8 @@ class EvaluatePanel:
                     item.setForeground(qt.QBrush(qt.QColor(POOR)))
                 table.setItem(number, column, item)
         table.resizeColumnsToContents()
+        table.setColumnWidth(STATE_COLUMN, STATE_WIDTH)
+        table.resizeRowsToContents()
         self.ui.summaryLabel.text = "\n".join(found.notes) or "Every structure of both sides was compared."
         in_scene = job.scene_sides is not None
         self.ui.agreementCheckBox.enabled = in_scene

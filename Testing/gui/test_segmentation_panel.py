@@ -131,7 +131,7 @@ def test_what_a_user_sees_first(widget, scene):
     ui = widget.ui
     assert ui.inputVolumeSelector.currentNode().GetName() == "CT"
     assert ui.modelComboBox.currentText == "openkbp7"
-    assert ui.modelInfoLabel.text == "Seven organs. 4 organs."
+    assert ui.modelInfoLabel.text == "4 organs. Seven organs."
     assert ui.outputComboBox.currentText == "One segmentation per organ, in a folder"
     assert ui.segmentButton.enabled
     assert not ui.cancelButton.enabled
@@ -313,7 +313,7 @@ def test_models(widget, outside):
     ui = widget.ui
     ui.organsList.item(0).setCheckState(qt.Qt.Unchecked)
     ui.modelComboBox.setCurrentIndex(1)
-    assert ui.modelInfoLabel.text == "All organs. 2 organs."
+    assert ui.modelInfoLabel.text == "2 organs. All organs."
     assert [ui.organsList.item(n).checkState() for n in range(2)] == [qt.Qt.Checked] * 2
     ui.modelComboBox.setCurrentIndex(2)
     assert ui.modelInfoLabel.text == "E_BUNDLE_SCHEMA: damaged."
