@@ -10,7 +10,9 @@ import qt
 from focusnet.errors import FocusNetError
 
 from FocusNetTrainingLib.services import TrainServices
-from FocusNetTrainingLib.texts import task_headline
+from FocusNetTrainingLib.texts import check_headline, error_text, task_headline
+
+COLOURS = {"error": "#c62828", "warning": "#b26a00"}
 
 
 class DataPanel:
@@ -57,7 +59,8 @@ class DataPanel:
             return
         try:
             if self._packages_ready():
-                self._task = self._services.start_task("check", {"data": str(self.folder)})
+                run = self.ui.runPathEdit.currentPath or None
+                self._task = self._services.start_task("check", {"data": str(self.folder), "run": run})
                 self.ui.findingsTable.visible = False
         except FocusNetError as error:
             self._tell(str(error))
@@ -77,20 +80,23 @@ class DataPanel:
             else:
                 task, self._task = self._task, None
                 if task.error is not None:
-                    self._tell(str(task.error))
+                    self._tell(error_text(task.error))
                 else:
                     self._show(task.result)
         self._update_buttons()
 
     def _show(self, result: dict[str, Any]) -> None:
-        self._tell(result["summary"])
-        findings = result["findings"]
+        self._tell(check_headline(result))
+        findings = sorted(result["findings"], key=lambda finding: finding["severity"])  # errors first
         table = self.ui.findingsTable
         table.visible = bool(findings)
         table.setRowCount(len(findings))
-        for number, (case, text) in enumerate(findings):
-            table.setItem(number, 0, qt.QTableWidgetItem(case))
-            table.setItem(number, 1, qt.QTableWidgetItem(text))
+        for number, finding in enumerate(findings):
+            for column, text in enumerate((finding["case"], finding["message"])):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(f"{finding['severity']}: {finding['message']} [{finding['code']}]")
+                item.setForeground(qt.QBrush(qt.QColor(COLOURS[finding["severity"]])))
+                table.setItem(number, column, item)
         table.resizeColumnsToContents()
 
     def _path_changed(self, *_: Any) -> None:

@@ -26,28 +26,34 @@ def main(kind: str, arguments: dict[str, Any], parent_pid: int) -> int:
     return report_errors(lambda: emit("result", content=WORK[kind](**arguments)))
 
 
-def check(data: str) -> dict[str, Any]:
-    """Look through every case of a data set: can it be trained on?"""
+def check(data: str, run: str | None) -> dict[str, Any]:
+    """Look through every case of a data set; with a run folder, the run need not do it again."""
     emit("progress", stage="reading the data set", share=0.0, seconds_left=None)
-    from focusnet.errors import FocusNetError
-    from focusnet_training.datasets import read_case, read_dataset
+    from focusnet_training.datasets import read_dataset
+    from focusnet_training.integrity import check_dataset, check_once
+    from focusnet_training.runs import INTEGRITY_FILE
 
     dataset = read_dataset(Path(data))
-    findings: list[tuple[str, str]] = []
     start = time.monotonic()
-    for done, name in enumerate(dataset.cases, start=1):
-        try:
-            read_case(dataset, name)
-        except FocusNetError as error:
-            findings.append((name, str(error)))
-        left = (time.monotonic() - start) / done * (len(dataset.cases) - done)
-        emit("progress", stage="checking the cases", share=done / len(dataset.cases), seconds_left=left)
-    summary = (
-        f"{len(dataset.cases)} cases with {len(dataset.organs)} organs; {len(dataset.training)} to train, "
-        f"{len(dataset.validation)} to validate. "
-    )
-    found = f"{len(findings)} findings." if findings else "Nothing was found that would hinder a training."
-    return {"summary": summary + found, "findings": findings}
+
+    def progress(done: int, cases: int, case: str) -> None:
+        left = (time.monotonic() - start) / done * (cases - done)
+        emit("progress", stage="checking the cases", share=done / cases, seconds_left=left)
+
+    if run is None:
+        report = check_dataset(dataset, progress=progress)
+    else:
+        Path(run).mkdir(parents=True, exist_ok=True)
+        report = check_once(dataset, Path(run) / INTEGRITY_FILE, progress=progress)
+    return {
+        "organs": list(dataset.organs),
+        "training": len(dataset.training),
+        "validation": len(dataset.validation),
+        "excluded": list(report.excluded),
+        "findings": [
+            {"case": f.case, "severity": f.severity, "message": f.message, "code": f.code} for f in report.findings
+        ],
+    }
 
 
 def install(run: str, overwrite: bool) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from focusnet.errors import Cancelled, FocusNetError
 from FocusNetSegmentationLib.protocol import Progress
 
 from FocusNetTrainingLib.presets import stage_name
@@ -49,6 +53,31 @@ def task_headline(progress: Progress) -> str:
     """How far a task is."""
     left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
     return f"{progress.stage.capitalize()}: {progress.share:.0%}{left}"
+
+
+def check_headline(result: Mapping[str, Any]) -> str:
+    """What the check of a data set found."""
+    text = (
+        f"{len(result['organs'])} organs; {_count(result['training'], 'case')} to train, "
+        f"{_count(result['validation'], 'case')} to validate. "
+    )
+    excluded = result["excluded"]
+    warned = {finding["case"] for finding in result["findings"]} - set(excluded)
+    if not result["findings"]:
+        return text + "Every case is fit for training."
+    if not excluded:
+        return text + f"Every case is fit for training; {_count(len(warned), 'case')} to look at."
+    verb = "is" if len(excluded) == 1 else "are"
+    return text + f"{_count(len(excluded), 'case')} {verb} left out of the training; {len(warned)} more to look at."
+
+
+def error_text(error: FocusNetError) -> str:
+    """What is said of an error; what the user has cancelled is none."""
+    return "Cancelled." if isinstance(error, Cancelled) else str(error)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _steps(status: RunStatus) -> str:

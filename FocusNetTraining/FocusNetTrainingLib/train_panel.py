@@ -20,7 +20,7 @@ from FocusNetTrainingLib.data_panel import DataPanel
 from FocusNetTrainingLib.presets import PresetChoice, stage_name
 from FocusNetTrainingLib.run_folder import RunStatus, TrainingRequest
 from FocusNetTrainingLib.services import TrainServices
-from FocusNetTrainingLib.texts import run_headline, task_headline
+from FocusNetTrainingLib.texts import error_text, run_headline, task_headline
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 POLL_MILLISECONDS = 500
@@ -155,7 +155,7 @@ class TrainPanel:
         ui, status = self.ui, self.status
         known = self._parameters is not None and self._run is not None
         has_run = known and (status.is_alive or status.resumable)
-        ui.startButton.text = "Resume" if has_run else "Start"
+        ui.startButton.text = "Resume" if has_run and not status.is_alive else "Start"
         ui.startButton.enabled = bool(
             known and not status.is_alive and self.data.folder and self._preset() and not self._is_done(status)
         )
@@ -193,7 +193,7 @@ class TrainPanel:
         ):
             self._install(overwrite=True)
         else:
-            self._message = str(task.error)
+            self._message = error_text(task.error)
 
     def _packages_ready(self) -> bool:
         missing = self._services.missing_packages()
@@ -348,6 +348,9 @@ class TrainPanel:
             stages = () if preset is None else preset.stages
             if request.until is not None and request.until in stages:
                 self.ui.lastStageComboBox.setCurrentIndex(stages.index(request.until) + 1)
+            if request.device in DEVICES:
+                self.ui.deviceComboBox.setCurrentIndex(DEVICES.index(request.device))
+            self.ui.hoursSpinBox.value = request.hours
             if not self.ui.dataPathEdit.currentPath:
                 self.ui.dataPathEdit.currentPath = request.data
 
@@ -380,7 +383,10 @@ class TrainPanel:
                 "" if error_mm is None else f"{error_mm:.1f}",
             )
             for column, text in enumerate(texts):
-                table.setItem(number, column, qt.QTableWidgetItem(text))
+                item = qt.QTableWidgetItem(text)
+                if column > 0:
+                    item.setTextAlignment(qt.Qt.AlignCenter)
+                table.setItem(number, column, item)
         table.resizeColumnsToContents()
 
     def _show_log(self) -> None:

@@ -253,7 +253,8 @@ def qt_module() -> types.ModuleType:
     for name in _WIDGETS:
         setattr(module, name, CLASSES[name])
     module.QTimer = pythonqt(QtCore.QTimer)  # type: ignore[attr-defined]
-    flat = {flag.name: flag for flag in (*QtCore.Qt.CheckState, *QtCore.Qt.Orientation)}
+    enums = (QtCore.Qt.CheckState, QtCore.Qt.Orientation, QtCore.Qt.AlignmentFlag)
+    flat = {name: flag for enum in enums for name, flag in enum.__members__.items()}
     module.Qt = types.SimpleNamespace(**flat)  # type: ignore[attr-defined]
     return module
 

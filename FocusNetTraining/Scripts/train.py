@@ -1,0 +1,92 @@
+"""Train a model without a window: the same file for 3D Slicer and for plain Python.
+
+    Slicer --no-splash --no-main-window --python-script train.py -- --preset phantom22 --data DATA --output RUN
+    python train.py -- --preset phantom22 --data DATA --output RUN --install
+
+A run that is in the folder goes on from its last checkpoint. Takes all options of ``focusnet train`` besides its own,
+and has its exit codes: 0 done; 1 failed; 2 wrong usage or refused input; 3 cancelled; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+HOUSE = Path(__file__).resolve().parents[1]
+# In the installed extension all libraries lie in one folder, in the sources each beside its module.
+LIBRARIES = (HOUSE, HOUSE.parent / "FocusNetSegmentation")
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, and return the exit code; no exception leaves, for it would keep 3D Slicer open."""
+    try:
+        return _run(*_parse(arguments))
+    except SystemExit as ended:  # argparse has said what is wrong, or printed the help
+        return ended.code if isinstance(ended.code, int) else REFUSED
+    except Exception as error:
+        text = " ".join(str(error).split())
+        print(f"E_INTERNAL: {type(error).__name__}: {text}; please report this.", file=sys.stderr, flush=True)
+        return FAILED
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line with a reason code, as for any refusal."""
+        self.exit(REFUSED, f"E_USAGE: {message}; see train.py -- --help.\n")
+
+
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = _Parser(
+        prog="train.py",
+        description="Staged training of FocusNetv2; further options as of 'focusnet train'.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", required=True, help="folder of the data set")
+    parser.add_argument("--output", required=True, type=Path, help="run folder; a run that is there goes on")
+    parser.add_argument("--install", action="store_true", help="add the model to this computer's models when finished")
+    parser.add_argument("--overwrite", action="store_true", help="with --install: replace a model of the same name")
+    return parser.parse_known_args(arguments)
+
+
+def _run(own: argparse.Namespace, others: list[str]) -> int:
+    sys.path[:0] = [str(folder) for folder in LIBRARIES]
+    from focusnet.cli import run
+    from FocusNetTrainingLib.run_folder import RunFolder
+
+    going_on = (own.output / "last.pt").exists() and "--resume" not in others
+    code = run(["train", "--data", own.data, "--out", str(own.output), *others, *(["--resume"] if going_on else [])])
+    if code != DONE or not own.install:
+        return code
+    if RunFolder(own.output).refresh().state == "paused":
+        print("The time budget ended first; nothing is installed. Run the same command to go on.", file=sys.stderr)
+        return DONE
+    bundle = str(own.output / "bundle")
+    code = run(["bundle", str(own.output), "--out", bundle, "--overwrite"])
+    if code != DONE:
+        return code
+    return run(["models", "install", bundle, *(["--overwrite"] if own.overwrite else [])])
+
+
+def in_slicer() -> bool:
+    """Whether this is the 3D Slicer application."""
+    return hasattr(sys.modules.get("slicer"), "app")
+
+
+def own_arguments(arguments: Sequence[str]) -> list[str]:
+    """What follows ``--``; everything where it is missing."""
+    everything = list(arguments)
+    return everything[everything.index("--") + 1 :] if "--" in everything else everything
+
+
+if __name__ == "__main__":
+    code = main(own_arguments(sys.argv[1:]))
+    if in_slicer():
+        import slicer.util
+
+        slicer.util.exit(code)
+    else:
+        sys.exit(code)
