@@ -1,29 +1,35 @@
-"""Work for the panel in a child process: ``python -m FocusNetTrainingLib.task_worker KIND ARGUMENTS PARENT_PID``.
+"""Work for the panel in a child process: ``python -m FocusNetTrainingLib.task_worker FOLDER PARENT_PID``.
 
-Tells its progress and its result in lines of :mod:`FocusNetSegmentationLib.protocol`; exit codes are those of the
-command line. When its parent is gone, it ends.
+Takes what to do from the folder, tells its progress in lines of :mod:`FocusNetSegmentationLib.protocol` and puts the
+result into the folder. Exit codes are those of the command line. When its parent is gone, it ends and takes the folder
+with it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from FocusNetSegmentationLib.process import is_running
 from FocusNetSegmentationLib.protocol import emit
-from FocusNetSegmentationLib.worker import FAILED, WATCH_SECONDS, report_errors
+from FocusNetSegmentationLib.worker import end_with_parent, report_errors
+
+from FocusNetTrainingLib.tasks import REQUEST_FILE, RESULT_FILE
 
 
-def main(kind: str, arguments: dict[str, Any], parent_pid: int) -> int:
+def main(folder: Path, parent_pid: int) -> int:
     """Do the work and return the exit code."""
-    threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
-    return report_errors(lambda: emit("result", content=WORK[kind](**arguments)))
+    end_with_parent(folder, parent_pid)
+    return report_errors(lambda: _work(folder))
+
+
+def _work(folder: Path) -> None:
+    request = json.loads((folder / REQUEST_FILE).read_text("utf-8"))
+    result = WORK[request["kind"]](**request["arguments"])
+    (folder / RESULT_FILE).write_text(json.dumps(result, ensure_ascii=False), "utf-8")
 
 
 def check(data: str, run: str | None) -> dict[str, Any]:
@@ -83,11 +89,5 @@ def install(run: str, overwrite: bool) -> dict[str, Any]:
 WORK: dict[str, Callable[..., dict[str, Any]]] = {"check": check, "install": install}
 
 
-def _end_with_parent(parent_pid: int) -> None:
-    while is_running(parent_pid):
-        time.sleep(WATCH_SECONDS)
-    os._exit(FAILED)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -13,34 +13,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-HOUSE = Path(__file__).resolve().parents[1]
 # In the installed extension all libraries lie in one folder, in the sources each beside its module.
-LIBRARIES = (HOUSE, HOUSE.parent / "FocusNetSegmentation")
-DONE, FAILED, REFUSED = 0, 1, 2
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "FocusNetSegmentation"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from FocusNetSegmentationLib.headless import DONE, Parser, end, guarded, own_arguments
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train, and return the exit code; no exception leaves, for it would keep 3D Slicer open."""
-    try:
-        return _run(*_parse(arguments))
-    except SystemExit as ended:  # argparse has said what is wrong, or printed the help
-        return ended.code if isinstance(ended.code, int) else REFUSED
-    except Exception as error:
-        text = " ".join(str(error).split())
-        print(f"E_INTERNAL: {type(error).__name__}: {text}; please report this.", file=sys.stderr, flush=True)
-        return FAILED
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line with a reason code, as for any refusal."""
-        self.exit(REFUSED, f"E_USAGE: {message}; see train.py -- --help.\n")
+    """Train, and return the exit code."""
+    return guarded(lambda: _run(*_parse(arguments)))
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(
+    parser = Parser(
         prog="train.py",
         description="Staged training of FocusNetv2; further options as of 'focusnet train'.",
         allow_abbrev=False,
@@ -53,7 +40,6 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _run(own: argparse.Namespace, others: list[str]) -> int:
-    sys.path[:0] = [str(folder) for folder in LIBRARIES]
     from focusnet.cli import run
     from FocusNetTrainingLib.run_folder import RunFolder
 
@@ -71,22 +57,5 @@ def _run(own: argparse.Namespace, others: list[str]) -> int:
     return run(["models", "install", bundle, *(["--overwrite"] if own.overwrite else [])])
 
 
-def in_slicer() -> bool:
-    """Whether this is the 3D Slicer application."""
-    return hasattr(sys.modules.get("slicer"), "app")
-
-
-def own_arguments(arguments: Sequence[str]) -> list[str]:
-    """What follows ``--``; everything where it is missing."""
-    everything = list(arguments)
-    return everything[everything.index("--") + 1 :] if "--" in everything else everything
-
-
 if __name__ == "__main__":
-    code = main(own_arguments(sys.argv[1:]))
-    if in_slicer():
-        import slicer.util
-
-        slicer.util.exit(code)
-    else:
-        sys.exit(code)
+    end(main(own_arguments(sys.argv[1:])))

@@ -50,7 +50,7 @@ def widget(training_module, monkeypatch, tmp_path):
     widget.cleanup()
 
 
-def wait(widget, done, seconds=180):
+def wait(widget, done, seconds=600):
     """Let the panel work until something is reached; the longest time that it kept the window from answering."""
     longest, end = 0.0, time.monotonic() + seconds
     while not done():
