@@ -9,6 +9,7 @@ from FocusNetTrainingLib.curves import Curves
 from FocusNetTrainingLib.evaluate_panel import EvaluatePanel
 from FocusNetTrainingLib.evaluate_services import evaluate_services
 from FocusNetTrainingLib.presets import read_preset, shipped_presets
+from FocusNetTrainingLib.scene_cases import scene_cases
 from FocusNetTrainingLib.services import TrainServices
 from FocusNetTrainingLib.tasks import Task
 from FocusNetTrainingLib.train_panel import DEVICES, TrainPanel
@@ -180,6 +181,7 @@ class FocusNetTrainingLogic(ScriptedLoadableModuleLogic):
             install_packages=packages.install,
             open_run=self.openRun,
             start_task=Task,
+            scene_cases=scene_cases,
             curves=lambda: Curves(slicer.mrmlScene),
             show_chart=lambda chart: slicer.modules.plots.logic().ShowChartInLayout(chart),
             confirm=slicer.util.confirmYesNoDisplay,

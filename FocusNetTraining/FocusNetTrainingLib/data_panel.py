@@ -9,8 +9,9 @@ from typing import Any
 import qt
 from focusnet.errors import FocusNetError
 
+from FocusNetTrainingLib.scene_cases import take_cases
 from FocusNetTrainingLib.services import TrainServices
-from FocusNetTrainingLib.texts import check_headline, error_text, task_headline
+from FocusNetTrainingLib.texts import check_headline, error_text, import_headline, task_headline
 
 COLOURS = {"error": "#c62828", "warning": "#b26a00"}
 
@@ -37,6 +38,8 @@ class DataPanel:
         ui.findingsTable.visible = False
         ui.dataPathEdit.connect("currentPathChanged(QString)", self._path_changed)
         ui.checkButton.connect("clicked(bool)", self.check)
+        ui.fromFolderButton.connect("clicked(bool)", self.make_from_folder)
+        ui.fromSceneButton.connect("clicked(bool)", self.make_from_scene)
 
     @property
     def folder(self) -> Path | None:
@@ -57,14 +60,32 @@ class DataPanel:
         if self._task is not None:
             self.cancel()
             return
-        try:
-            if self._packages_ready():
-                run = self.ui.runPathEdit.currentPath or None
-                self._task = self._services.start_task("check", {"data": str(self.folder), "run": run})
-                self.ui.findingsTable.visible = False
-        except FocusNetError as error:
-            self._tell(str(error))
-        self.poll()
+        run = self.ui.runPathEdit.currentPath or None
+        self._start("check", {"data": str(self.folder), "run": run})
+
+    def make_from_folder(self, *_: Any) -> None:
+        """Make a data set of a folder with a folder for each patient."""
+        source = self._services.ask_folder("Folder with a folder for each patient")
+        if not source:
+            return
+        out = _free(Path(source).parent, f"{Path(source).name} data set")
+        if self._services.confirm(
+            f"Make a data set in '{out}'? The files in '{source}' stay as they are; names and dates of patients are "
+            "left out."
+        ):
+            self._start("import", {"source": source, "out": str(out), "name": Path(source).name})
+
+    def make_from_scene(self, *_: Any) -> None:
+        """Make a data set of the CTs of the scene and of what is drawn on them."""
+        cases = self._services.scene_cases()
+        if not cases:
+            self._tell("No CT in the scene has a segmentation; load or draw the organs of some patients first.")
+            return
+        parent = self._services.ask_folder(f"Where to keep the data set of {len(cases)} CTs")
+        if parent:
+            out = _free(Path(parent), "FocusNet data set")
+            arguments = {"source": None, "out": str(out), "name": out.name}
+            self._start("import", arguments, lambda folder: take_cases(cases, folder))
 
     def cancel(self) -> None:
         """End what is under way."""
@@ -81,12 +102,24 @@ class DataPanel:
                 task, self._task = self._task, None
                 if task.error is not None:
                     self._tell(error_text(task.error))
+                elif task.kind == "check":
+                    self._show_findings(task.result, check_headline(task.result))
                 else:
-                    self._show(task.result)
+                    self.ui.dataPathEdit.currentPath = task.result["folder"]
+                    self._show_findings(task.result, import_headline(task.result))
         self._update_buttons()
 
-    def _show(self, result: dict[str, Any]) -> None:
-        self._tell(check_headline(result))
+    def _start(self, kind: str, arguments: dict[str, Any], prepare: Any = None) -> None:
+        try:
+            if self._packages_ready():
+                self._task = self._services.start_task(kind, arguments, prepare)
+                self.ui.findingsTable.visible = False
+        except FocusNetError as error:
+            self._tell(str(error))
+        self.poll()
+
+    def _show_findings(self, result: dict[str, Any], headline: str) -> None:
+        self._tell(headline)
         findings = sorted(result["findings"], key=lambda finding: finding["severity"])  # errors first
         table = self.ui.findingsTable
         table.visible = bool(findings)
@@ -112,6 +145,14 @@ class DataPanel:
     def _update_buttons(self) -> None:
         self.ui.checkButton.text = "Check data" if self._task is None else "Cancel"
         self.ui.checkButton.enabled = self._task is not None or self.folder is not None
+        self.ui.fromSceneButton.enabled = self.ui.fromFolderButton.enabled = self._task is None
 
     def _tell(self, text: str) -> None:
         self.ui.dataSummaryLabel.text = text
+
+
+def _free(parent: Path, name: str) -> Path:
+    """A path that is not taken."""
+    taken = {path.name for path in parent.iterdir()} if parent.is_dir() else set()
+    numbered = (name if number == 1 else f"{name} {number}" for number in range(1, len(taken) + 2))
+    return parent / next(candidate for candidate in numbered if candidate not in taken)

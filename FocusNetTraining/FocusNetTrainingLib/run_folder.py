@@ -2,10 +2,9 @@
 
 request.json   what was asked for
 worker.log     output of the training process, with its messages (:mod:`FocusNetSegmentationLib.protocol`)
-worker.lock    locked as long as the process lives
-pause          its presence asks the process to write a checkpoint and end
-status.json    how far the trainer was at its last validation
-progress.json  how far it is now, and the time left
+worker.lock    locked as long as the process lives; ``lock`` is the trainer's own, of runs of the command line too
+stop           its presence asks the trainer to write a checkpoint and end
+status.json    how far the trainer is, see :mod:`focusnet_training.monitor`
 log.jsonl      a row per validation: stage, step, losses, DSC
 last.pt        the checkpoint from which a run is resumed
 """
@@ -13,6 +12,7 @@ last.pt        the checkpoint from which a run is resumed
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,22 +131,16 @@ class RunFolder:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def write_progress(self, steps_done: int, steps_total: int, seconds_left: float | None) -> None:
-        """Tell how far the training is."""
-        content = {"steps_done": steps_done, "steps_total": steps_total, "seconds_left": seconds_left}
-        with atomic_path(self.path / "progress.json") as path:
-            path.write_text(json.dumps(content), "utf-8")
-
     def ask_pause(self, wanted: bool = True) -> None:
         """Ask the process to pause, or take that back."""
         if wanted:
-            (self.path / "pause").touch()
+            (self.path / "stop").touch()
         else:
-            (self.path / "pause").unlink(missing_ok=True)
+            (self.path / "stop").unlink(missing_ok=True)
 
     def pause_asked(self) -> bool:
         """Whether the process is asked to pause."""
-        return (self.path / "pause").exists()
+        return (self.path / "stop").exists()
 
     @property
     def starts(self) -> int:
@@ -154,24 +148,28 @@ class RunFolder:
         return sum(message["kind"] == "started" for message in self._messages)
 
     def process_group(self) -> int | None:
-        """What :func:`FocusNetSegmentationLib.process.end_tree` takes to end the process; None before it has begun."""
+        """What :func:`FocusNetSegmentationLib.process.end_tree` takes to end the process.
+
+        None before it has begun, and for a run of the command line.
+        """
+        if not is_locked(self.path / "worker.lock"):
+            return None
         started = [m for m in self._messages if m["kind"] == "started"]
         return int(started[-1]["group"]) if started else None
 
     def refresh(self) -> RunStatus:
         """Read what is new and tell how the run stands."""
-        alive = is_locked(self.path / "worker.lock")  # before the files, which a process that ends writes first
+        # Before the files, which a process that ends writes first. The trainer's lock is left alone where ours is held.
+        alive = is_locked(self.path / "worker.lock") or is_locked(self.path / "lock")
         self._read()
         status = _json(self.path / "status.json")
-        since = self._since_start()
-        state, error = self._state(alive, since, status)
-        progress = {**status, **_json(self.path / "progress.json")}
-        estimate = progress.get("seconds_left")
+        state, error = self._state(alive, self._since_start(), status)
+        estimate = status.get("seconds_left")
         return RunStatus(
             state=state,
             stage=str(status.get("stage") or (self.rows[-1]["stage"] if self.rows else "")),
-            steps_done=int(progress.get("steps_done", 0)),
-            steps_total=int(progress.get("steps_total", 0)),
+            steps_done=int(status.get("steps_done", 0)),
+            steps_total=int(status.get("steps_total", 0)),
             seconds_left=float(estimate) if state == "training" and isinstance(estimate, int | float) else None,
             error=error,
             resumable=(self.path / "last.pt").exists(),
@@ -180,11 +178,11 @@ class RunFolder:
     def _state(
         self, alive: bool, since: list[dict[str, Any]], status: dict[str, Any]
     ) -> tuple[State, FocusNetError | None]:
+        last = since[-1] if since else {}
         if alive:
             if self.pause_asked():
                 return "pausing", None
-            return ("training" if any(m["kind"] == "training" for m in since) else "starting"), None
-        last = since[-1] if since else {}
+            return ("starting" if last.get("kind") == "started" else "training"), None
         if last.get("kind") == "error":
             return "failed", FocusNetError(str(last.get("code")), str(last.get("message")))
         if last.get("kind") == "outcome":
@@ -192,9 +190,12 @@ class RunFolder:
         if since:
             return "interrupted", None
         # Started by the command line: the trainer's own word is all there is.
-        told = status.get("state")
+        told, message = status.get("state"), str(status.get("message", ""))
         if told in ("finished", "paused"):
             return told, None
+        if told == "failed":
+            code, separator, rest = message.partition(": ")
+            return "failed", FocusNetError(code, rest) if separator else FocusNetError("E_RUN", message)
         return ("interrupted" if (self.path / "last.pt").exists() else "new"), None
 
     def _since_start(self) -> list[dict[str, Any]]:
@@ -221,8 +222,6 @@ class RunFolder:
             if "note" in row:
                 self.log.append(str(row["note"]))
             elif "stage" in row and "step" in row:
-                # Steps after the last checkpoint come twice where a run was killed: the later row counts.
-                self.rows = [r for r in self.rows if (r["stage"], r["step"]) != (row["stage"], row["step"])]
                 self.rows.append(row)
 
 
@@ -232,6 +231,7 @@ class _Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+        self._inode = 0
         self.restarted = False
 
     def new_lines(self) -> list[str]:
@@ -239,8 +239,9 @@ class _Tail:
         self.restarted = False
         try:
             with self._path.open("rb") as file:
-                if file.seek(0, 2) < self._offset:
-                    self._offset, self.restarted = 0, True
+                about = os.fstat(file.fileno())
+                if about.st_size < self._offset or about.st_ino != self._inode:
+                    self._inode, self.restarted, self._offset = about.st_ino, self._offset > 0, 0
                 file.seek(self._offset)
                 content = file.read()
         except OSError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from FocusNetTrainingLib.presets import PresetChoice
+from FocusNetTrainingLib.scene_cases import SceneCase
 from FocusNetTrainingLib.tasks import Task
 from FocusNetTrainingLib.training_run import TrainingRun
 
@@ -22,7 +23,8 @@ class TrainServices:
         missing_packages: Requirements that are not installed.
         install_packages: Installs them, from a folder of wheels where one is given.
         open_run: Looks into a run folder.
-        start_task: Starts work in a child process, by kind and arguments.
+        start_task: Starts work in a child process, by kind, arguments and what puts files into its folder.
+        scene_cases: The CTs of the scene with what is drawn on them.
         curves: Makes the curves of a run in the scene.
         show_chart: Shows a chart node in a plot view.
         confirm: Asks the user a yes-no question.
@@ -37,7 +39,8 @@ class TrainServices:
     missing_packages: Callable[[], list[str]]
     install_packages: Callable[[Sequence[str], Path | None], None]
     open_run: Callable[[Path], TrainingRun]
-    start_task: Callable[[str, dict[str, Any]], Task]
+    start_task: Callable[..., Task]
+    scene_cases: Callable[[], Sequence[SceneCase]]
     curves: Callable[[], Any]
     show_chart: Callable[[Any], None]
     confirm: Callable[[str], bool]

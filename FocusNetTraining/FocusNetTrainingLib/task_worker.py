@@ -17,7 +17,10 @@ from typing import Any
 from FocusNetSegmentationLib.protocol import emit
 from FocusNetSegmentationLib.worker import end_with_parent, report_errors
 
+from FocusNetTrainingLib.scene_cases import write_scans
 from FocusNetTrainingLib.tasks import REQUEST_FILE, RESULT_FILE
+
+SCANS = "scans"
 
 
 def main(folder: Path, parent_pid: int) -> int:
@@ -28,11 +31,11 @@ def main(folder: Path, parent_pid: int) -> int:
 
 def _work(folder: Path) -> None:
     request = json.loads((folder / REQUEST_FILE).read_text("utf-8"))
-    result = WORK[request["kind"]](**request["arguments"])
+    result = WORK[request["kind"]](folder, **request["arguments"])
     (folder / RESULT_FILE).write_text(json.dumps(result, ensure_ascii=False), "utf-8")
 
 
-def check(data: str, run: str | None) -> dict[str, Any]:
+def check(folder: Path, data: str, run: str | None) -> dict[str, Any]:
     """Look through every case of a data set; with a run folder, the run need not do it again."""
     emit("progress", stage="reading the data set", share=0.0, seconds_left=None)
     from focusnet_training.datasets import read_dataset
@@ -62,7 +65,44 @@ def check(data: str, run: str | None) -> dict[str, Any]:
     }
 
 
-def install(run: str, overwrite: bool) -> dict[str, Any]:
+def make_dataset(folder: Path, source: str | None, out: str, name: str) -> dict[str, Any]:
+    """Make a data set of the scans below ``source``, or of those from the scene where it is None."""
+    emit("progress", stage="looking for scans", share=0.0, seconds_left=None)
+    if source is None:
+        write_scans(folder, folder / SCANS)
+    from focusnet_training.importing import ImportOptions, import_scans
+
+    start = time.monotonic()
+
+    def progress(done: int, scans: int, case: str) -> None:
+        left = (time.monotonic() - start) / done * (scans - done)
+        emit("progress", stage="taking over the scans", share=done / scans, seconds_left=left)
+
+    report = import_scans(Path(source or folder / SCANS), Path(out), ImportOptions(name, jobs=1), progress)
+    findings = [
+        {"case": scan.source, "severity": "error", "message": scan.error[1], "code": scan.error[0]}
+        for scan in report.failed
+        if scan.error is not None
+    ]
+    findings += [
+        {"case": scan.source, "severity": "warning", "message": note, "code": "note"}
+        for scan in report.scans
+        for note in scan.notes
+    ]
+    findings += [
+        {"case": f"{count} scans", "severity": "warning", "message": f"'{unknown}' is no known organ.", "code": "name"}
+        for unknown, count in report.unmapped.items()
+    ]
+    return {
+        "folder": out,
+        "scans": len(report.scans) - len(report.failed),
+        "patients": report.patients,
+        "organs": list(report.annotated),
+        "findings": findings,
+    }
+
+
+def install(folder: Path, run: str, overwrite: bool) -> dict[str, Any]:
     """Make a bundle of a run, measured on its validation cases, and add it to this computer's models."""
     emit("progress", stage="loading the run", share=0.0, seconds_left=None)
     from focusnet.model_store import install_bundle
@@ -81,12 +121,12 @@ def install(run: str, overwrite: bool) -> dict[str, Any]:
         emit("progress", stage="measuring on the validation cases", share=len(measured) / cases, seconds_left=left)
 
     bundle = make_bundle(Path(run), Path(run) / "bundle", overwrite=True, tell=tell)
-    folder = install_bundle(Path(run) / "bundle", overwrite=overwrite)
+    installed = install_bundle(Path(run) / "bundle", overwrite=overwrite)
     scores = [value for name, value in bundle.spec.metrics.items() if name.startswith("dsc_")]
-    return {"name": folder.name, "mean_dsc": sum(scores) / len(scores) if scores else None}
+    return {"name": installed.name, "mean_dsc": sum(scores) / len(scores) if scores else None}
 
 
-WORK: dict[str, Callable[..., dict[str, Any]]] = {"check": check, "install": install}
+WORK: dict[str, Callable[..., dict[str, Any]]] = {"check": check, "import": make_dataset, "install": install}
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def task_headline(progress: Progress) -> str:
 def check_headline(result: Mapping[str, Any]) -> str:
     """What the check of a data set found."""
     text = (
-        f"{len(result['organs'])} organs; {_count(result['training'], 'case')} to train, "
+        f"{_count(len(result['organs']), 'organ')}; {_count(result['training'], 'case')} to train, "
         f"{_count(result['validation'], 'case')} to validate. "
     )
     excluded = result["excluded"]
@@ -69,6 +69,16 @@ def check_headline(result: Mapping[str, Any]) -> str:
         return text + f"Every case is fit for training; {_count(len(warned), 'case')} to look at."
     verb = "is" if len(excluded) == 1 else "are"
     return text + f"{_count(len(excluded), 'case')} {verb} left out of the training; {len(warned)} more to look at."
+
+
+def import_headline(result: Mapping[str, Any]) -> str:
+    """What became of the scans that a data set was made of."""
+    text = (
+        f"Made a data set of {_count(result['scans'], 'scan')} of {_count(result['patients'], 'patient')} with "
+        f"{_count(len(result['organs']), 'organ')}. "
+    )
+    failed = sum(finding["severity"] == "error" for finding in result["findings"])
+    return text + (f"{_count(failed, 'scan')} could not be used." if failed else "All scans could be used.")
 
 
 def error_text(error: FocusNetError) -> str:

@@ -177,7 +177,7 @@ class TrainPanel:
     def _install(self, overwrite: bool) -> None:
         arguments = {"run": str(self._run.folder.path), "overwrite": overwrite}
         try:
-            self._task = self._services.start_task("install", arguments)
+            self._task = self._services.start_task("install", arguments, None)
         except FocusNetError as error:
             self._message = str(error)
         self.update()

@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from focusnet.errors import FocusNetError
+from focusnet.errors import Cancelled, FocusNetError
 from FocusNetSegmentationLib.protocol import emit
 from FocusNetSegmentationLib.worker import REFUSED, report_errors
 
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_SECONDS = 3.0
 """A panel that looks whether the lock is taken holds it for a moment."""
-WRITE_SECONDS = 1.0
-PACES = 120
-"""The time left is estimated from the last two minutes, for the stages differ in speed."""
 
 
 def main(folder: Path) -> int:
@@ -66,59 +61,35 @@ def _train(run: RunFolder) -> None:
     from focusnet_training.runs import train
     from focusnet_training.trainer import TrainingOptions
 
-    progress = _Progress(run, config, request.until)
-    options = TrainingOptions(
-        request.device, max_hours=request.hours or math.inf, report=progress.reported, pause=progress.stepped
-    )
+    options = TrainingOptions(request.device, max_hours=request.hours or math.inf, report=_Report().tell)
     own = Path(request.preset).suffix == ".toml"
     source = "--config CONFIG" if own else f"--preset {request.preset}"
     command = " ".join(["focusnet train", source, "--data DATA -o RUN", *(f"--set {s}" for s in request.settings)])
     resume = (run.path / "last.pt").exists()
-    finished = train(config, Path(request.data), run.path, options, resume=resume, until=request.until, command=command)
+    try:
+        finished = train(
+            config, Path(request.data), run.path, options, resume=resume, until=request.until, command=command
+        )
+    except Cancelled:  # a pause was asked for; the checkpoint is whole
+        finished = False
     emit("outcome", state="finished" if finished else "paused")
 
 
-class _Progress:
-    """Tells how far the training is between its validations too, and passes on that a pause is wanted."""
+class _Report:
+    """Lines of the log: one for each change of the trainer's state or score, not for each status."""
 
-    def __init__(self, run: RunFolder, config: TrainingConfig, until: str | None) -> None:
-        self._run = run
-        names = [stage.name for stage in config.schedule]
-        stages = config.schedule[: names.index(until) + 1] if until in names else config.schedule
-        self._total = sum(stage.steps for stage in stages)
-        self._done = run.refresh().steps_done
-        self._paces: deque[tuple[float, int]] = deque([(time.monotonic(), self._done)], PACES)
-        self._written = -math.inf
-        self._trains = False
+    def __init__(self) -> None:
         self._told = ""
 
-    def stepped(self) -> bool:
-        """Count a step; whether a pause is wanted."""
-        self._done += 1
-        if time.monotonic() - self._written >= WRITE_SECONDS:
-            self._write()
-        if not self._trains:
-            self._trains = True
+    def tell(self, status: dict[str, Any]) -> None:
+        """Take in a status of `focusnet_training.monitor`."""
+        if not self._told:
             emit("training")
-        return self._run.pause_asked()
-
-    def reported(self, status: dict[str, Any]) -> None:
-        """Take over the trainer's own count; a line where more than that is new."""
-        self._done = status["steps_done"]
         score = f", score {status['score']:.3f}" if "score" in status else ""
-        news = f"{status.get('stage', '')} {status['state']}{score}"
+        news = f"{status.get('stage', '')} {status['state']}{score}".strip()
         if news != self._told:
             self._told = news
-            print(f"{news}: step {self._done}", flush=True)
-        self._write()
-
-    def _write(self) -> None:
-        now = time.monotonic()
-        then, done = self._paces[0]
-        left = (self._total - self._done) * (now - then) / (self._done - done) if self._done > done else None
-        self._paces.append((now, self._done))
-        self._written = now
-        self._run.write_progress(self._done, self._total, left)
+            print(f"Step {status['steps_done']}: {news}", flush=True)
 
 
 def _group() -> int:

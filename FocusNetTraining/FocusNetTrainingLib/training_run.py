@@ -95,10 +95,12 @@ class TrainingRun:
         if not self.poll().is_alive:
             return
         group = self._started.pid if self._started is not None else self.folder.process_group()
-        if group is not None:
+        if group is None:  # a run of the command line, perhaps of another user
+            self.folder.ask_pause()
+        else:
             self._stopped = True
             self._end_group(group)
-        self.folder.ask_pause(False)
+            self.folder.ask_pause(False)
         self.poll()
 
     def _why_ended(self, code: int) -> FocusNetError:

@@ -5,7 +5,24 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from focusnet.errors import Cancelled, FocusNetError
 from FocusNetTrainingLib.run_folder import RunFolder
+
+
+class Task:
+    """Stands for work in a child process."""
+
+    def __init__(self, kind, arguments, prepare):
+        from FocusNetSegmentationLib.protocol import Progress
+
+        self.kind, self.arguments, self.prepare = kind, arguments, prepare
+        self.progress, self.result, self.error = Progress("reading", 0.25, 65.0), None, None
+
+    def poll(self):
+        return self.result is None and self.error is None
+
+    def cancel(self):
+        self.error = Cancelled()
 
 
 @pytest.fixture
@@ -15,6 +32,7 @@ def outside(training_module, monkeypatch, tmp_path):
 
     world = SimpleNamespace(missing=[], installed=[], asked=[], answer=True, open_path="", folder="", charts=[])
     world.settings = {"run": ""}
+    world.tasks, world.cases = [], []
     world.presets = [
         PresetChoice("phantom22", "phantom22", "All organs.", ("snet", "sol", "sos"), "phantom22"),
         PresetChoice("openkbp", "openkbp", "Seven organs.", ("snet",), "openkbp7"),
@@ -33,6 +51,8 @@ def outside(training_module, monkeypatch, tmp_path):
             presets=lambda: [] if world.missing else world.presets,
             missing_packages=lambda: world.missing,
             install_packages=install,
+            start_task=lambda *given: world.tasks.append(Task(*given)) or world.tasks[-1],
+            scene_cases=lambda: world.cases,
             show_chart=world.charts.append,
             confirm=lambda text: world.asked.append(text) or world.answer,
             ask_open=lambda title, kind: world.open_path,
@@ -123,9 +143,8 @@ class Worker:
         self.say(kind="training")
         (self.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (self.folder / "last.pt").touch()
-        status = {"state": "training", "steps_done": done, "steps_total": total, **(rows[-1] if rows else {})}
+        status = {"state": "training", "steps_done": done, "steps_total": total, "seconds_left": left, **rows[-1]}
         (self.folder / "status.json").write_text(json.dumps(status))
-        RunFolder(self.folder).write_progress(done, total, left)
 
     def end(self, exit_code=0, **message):
         if message:
@@ -398,3 +417,85 @@ def test_packages_are_installed_only_when_the_user_agrees(ready, outside, worker
     ready.ui.startButton.click()
     assert outside.installed == [(["torch>=2.4"], tmp_path)]
     assert len(workers.all) == 1
+
+
+FINDINGS = [
+    {"case": "a", "severity": "warning", "message": "Lens: no voxel.", "code": "empty_organ"},
+    {"case": "b", "severity": "error", "message": "Sides swapped.", "code": "sides_swapped"},
+]
+
+
+def test_the_check_shows_errors_first(ready, outside):
+    ui = ready.ui
+    ui.checkButton.click()
+    (task,) = outside.tasks
+    assert task.arguments == {"data": ui.dataPathEdit.currentPath, "run": ui.runPathEdit.currentPath}
+    assert ui.dataSummaryLabel.text == "Reading: 25%, about 1 min left"
+    assert ui.checkButton.text == "Cancel"
+    assert not ui.fromFolderButton.enabled
+    task.result = {"organs": ["lens_l"], "training": 8, "validation": 1, "excluded": ["b"], "findings": FINDINGS}
+    ready.panel.poll()
+    assert ui.dataSummaryLabel.text == (
+        "1 organ; 8 cases to train, 1 case to validate. 1 case is left out of the training; 1 more to look at."
+    )
+    assert table(ui.findingsTable) == [["b", "Sides swapped."], ["a", "Lens: no voxel."]]
+    assert ui.findingsTable.isVisibleTo(ready.parent)
+    ui.checkButton.click()
+    ui.checkButton.click()
+    assert ui.dataSummaryLabel.text == "Cancelled."
+    ui.checkButton.click()
+    outside.tasks[-1].error = FocusNetError("E_DATASET", "No cases.")
+    ready.panel.poll()
+    assert ui.dataSummaryLabel.text == "E_DATASET: No cases."
+
+
+def test_a_data_set_of_a_folder(ready, outside, tmp_path, small_dataset):
+    ui = ready.ui
+    ui.fromFolderButton.click()
+    assert outside.tasks == []
+    (tmp_path / "patients").mkdir()
+    (tmp_path / "patients data set").mkdir()
+    outside.folder = str(tmp_path / "patients")
+    ui.fromFolderButton.click()
+    (task,) = outside.tasks
+    assert task.kind == "import"
+    assert task.arguments["source"] == outside.folder
+    assert task.arguments["out"] == str(tmp_path / "patients data set 2")
+    assert "names and dates of patients are left out" in outside.asked[0]
+    task.result = {"folder": str(small_dataset), "scans": 2, "patients": 2, "organs": ["a"], "findings": FINDINGS[1:]}
+    ready.panel.poll()
+    assert ui.dataPathEdit.currentPath == str(small_dataset)
+    assert ui.dataSummaryLabel.text.endswith("1 scan could not be used.")
+    assert ui.findingsTable.rowCount == 1
+
+
+def test_a_data_set_of_the_scene(ready, outside, tmp_path):
+    ui = ready.ui
+    ui.fromSceneButton.click()
+    assert "No CT in the scene" in ui.dataSummaryLabel.text
+    outside.cases, outside.folder = ["case"], str(tmp_path)
+    ui.fromSceneButton.click()
+    (task,) = outside.tasks
+    assert task.arguments == {"source": None, "out": str(tmp_path / "FocusNet data set"), "name": "FocusNet data set"}
+    assert task.prepare is not None
+    ready.ui.tabWidget.setCurrentIndex(1)
+    ready.panel.scene_closes()
+    assert isinstance(task.error, Cancelled)
+
+
+def test_install_asks_before_it_replaces(ready, workers, outside):
+    ui = ready.ui
+    ui.startButton.click()
+    workers.all[0].train(ROWS)
+    workers.all[0].end(kind="outcome", state="finished")
+    ready.panel.poll()
+    ui.installButton.click()
+    assert outside.tasks[0].arguments == {"run": ui.runPathEdit.currentPath, "overwrite": False}
+    assert ui.statusLabel.text.startswith("Reading: 25%")
+    outside.tasks[0].error = FocusNetError("E_OUTPUT_EXISTS", "there")
+    ready.panel.poll()
+    assert "Replace it" in outside.asked[-1]
+    assert outside.tasks[1].arguments["overwrite"]
+    outside.tasks[1].result = {"name": "mine", "mean_dsc": 0.8125}
+    ready.panel.poll()
+    assert ui.statusLabel.text.startswith("Installed model mine, mean validation DSC 0.812.")

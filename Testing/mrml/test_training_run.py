@@ -106,7 +106,7 @@ def test_pause_resume_and_stop_by_another_session(make_run, request_of):
     first.start(endless)
     assert not first.folder.pause_asked()
     wait_for(first, "training")
-    assert json.loads((first.folder.path / "progress.json").read_text())["steps_done"] > status.steps_done
+    assert first.status.steps_done >= status.steps_done
     process = first._started
     found = TrainingRun(first.folder.path)
     assert found.status.state == "training"
@@ -171,12 +171,25 @@ def test_a_folder_that_cannot_be_written_is_told(make_run, request_of, tmp_path)
         make_run(tmp_path / "file" / "run").start(request_of())
 
 
-def test_a_run_of_the_command_line_is_shown(tmp_path):
-    (tmp_path / "status.json").write_text(
-        json.dumps({"state": "paused", "steps_done": 5, "steps_total": 20, "stage": "snet"})
-    )
-    status = TrainingRun(tmp_path).status
-    assert (status.state, status.stage, status.share) == ("paused", "snet", 0.25)
+def test_a_run_of_the_command_line_is_shown_and_paused(tmp_path):
+    def tell(**status):
+        (tmp_path / "status.json").write_text(json.dumps({"steps_done": 5, "steps_total": 20, **status}))
+
+    tell(state="training", stage="snet", seconds_left=30.0)
+    lock = RunLock(tmp_path / "lock")
+    assert lock.acquire()
+    run = TrainingRun(tmp_path)
+    assert (run.status.state, run.status.stage, run.status.share, run.status.seconds_left) == (
+        "training", "snet", 0.25, 30.0
+    )  # fmt: skip
+    run.stop()  # its process is not ours to kill
+    assert run.status.state == "pausing"
+    assert (tmp_path / "stop").exists()
+    lock.release()
+    tell(state="paused", stage="snet")
+    assert run.poll().state == "paused"
+    tell(state="failed", message="E_OUTPUT_WRITE: Can't write last.pt; free space, then resume.")
+    assert run.poll().error.code == "E_OUTPUT_WRITE"
 
 
 def test_half_written_and_damaged_files_are_survived(tmp_path):
@@ -191,7 +204,7 @@ def test_half_written_and_damaged_files_are_survived(tmp_path):
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('et", "step": 4}\n{"stage": "snet", "step": 2, "score": 1}\n')
     folder.refresh()
-    assert [row["step"] for row in folder.rows] == [4, 2]
+    assert [row["step"] for row in folder.rows] == [2, 4, 2]
     (tmp_path / "log.jsonl").write_text("")
     folder.refresh()
     assert folder.rows == []

@@ -1,0 +1,102 @@
+"""Patients of the scene as scans that a data set is made of; Qt-free.
+
+The scene can be read in the GUI's thread only, so it is taken over node by node; the files are written by the child.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from focusnet.errors import FocusNetError
+from focusnet.geometry import Geometry, Volume
+from focusnet.io.hounsfield import AIR_HU
+from focusnet.io.image import write_image
+from focusnet.io.segmentation import write_segmentation
+from focusnet.io.shapes import Part, pack_segments
+from focusnet.io.shear import straighten
+from FocusNetSegmentationLib.protocol import Progress
+
+from FocusNetTrainingLib.evaluate_request import read_side, write_side
+
+CT_FILE, GRID_FILE, DRAWN = "ct.npy", "ct.json", "drawn"
+
+
+@dataclass(frozen=True, eq=False)
+class SceneCase:
+    """A CT of the scene and what is drawn on it."""
+
+    volume_node: Any
+    segmentation_nodes: Sequence[Any]
+
+
+def scene_cases() -> list[SceneCase]:
+    """The CTs of the scene that segmentation nodes lie on, in the order of the scene."""
+    from FocusNetSegmentationLib.structures import volume_of
+    from slicer.util import getNodesByClass
+
+    drawn: dict[Any, list[Any]] = {}
+    for node in getNodesByClass("vtkMRMLSegmentationNode"):
+        volume = volume_of([node])
+        # Colours of an evaluation are no organs.
+        if volume is not None and not node.GetAttribute("FocusNet.Agreement"):
+            drawn.setdefault(volume, []).append(node)
+    return [SceneCase(volume, nodes) for volume, nodes in drawn.items()]
+
+
+def take_cases(cases: Sequence[SceneCase], folder: Path) -> Iterator[Progress]:
+    """Put cases of the scene into a folder, giving control back after each node.
+
+    Raises:
+        FocusNetError: ``E_VOLUME_GONE`` when a node was removed meanwhile, and those of reading a node.
+    """
+    from FocusNetSegmentationLib import mrml
+    from FocusNetSegmentationLib.structures import masks_of_nodes
+
+    count = sum(1 + len(case.segmentation_nodes) for case in cases)
+    done = 0
+    for number, case in enumerate(cases):
+        own = folder / f"{number:04d}"
+        own.mkdir()
+        _check_there(case.volume_node)
+        volume = mrml.volume_from_node(case.volume_node)
+        np.save(own / CT_FILE, volume.array)
+        (own / GRID_FILE).write_text(json.dumps(volume.geometry.affine.tolist()), "utf-8")
+        done += 1
+        yield Progress("taking the scans from the scene", done / count)
+        grid: Geometry | None = None
+        masks = []
+        for node in case.segmentation_nodes:
+            _check_there(node)
+            grid, structures = masks_of_nodes([node], grid)
+            masks += [(structure.name, structure.mask) for structure in structures]
+            done += 1
+            yield Progress("taking the scans from the scene", done / count)
+        assert grid is not None
+        write_side(own, DRAWN, grid, masks)
+
+
+def write_scans(folder: Path, out: Path) -> None:
+    """Make files of what :func:`take_cases` left: a folder per scan with a CT and its organs."""
+    nothing = np.zeros((1, 1, 1), bool)
+    for own in sorted(path for path in folder.iterdir() if (path / CT_FILE).is_file()):
+        array = np.load(own / CT_FILE, mmap_mode="r", allow_pickle=False)
+        affine = np.asarray(json.loads((own / GRID_FILE).read_text("utf-8")))
+        grid, masks = read_side(own, DRAWN)
+        scan = out / f"scan {int(own.name) + 1}"
+        scan.mkdir(parents=True)
+        write_image(straighten(Volume(array, Geometry(array.shape, affine)), fill=AIR_HU), scan / "ct.nrrd")
+        parts = [
+            Part(name, None, None, nothing) if mask is None else Part(name, None, mask.box, mask.array)
+            for name, mask in masks
+        ]
+        write_segmentation(pack_segments(grid, parts), scan / "organs.seg.nrrd")
+
+
+def _check_there(node: Any) -> None:
+    if node.GetScene() is None:
+        raise FocusNetError("E_VOLUME_GONE", "A node was removed from the scene meanwhile; no data set was made.")
