@@ -1,4 +1,4 @@
-"""Subcommands about training data: import, check and split; no logic. `focusnet.cli` registers them."""
+"""Subcommands about training data: import, check, fingerprint and split; no logic. `focusnet.cli` registers them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from focusnet.cli_options import DONE, FAILED, Json, Quiet, Verbose
 from focusnet.console import CaseProgress, say, shown_progress, tell
+from focusnet.errors import FocusNetError
 
 Data = Annotated[Path, typer.Argument(help="Data set: nnU-Net v2 raw or Medical Segmentation Decathlon.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Cases at the same time.")]
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the subcommands."""
     app.command("import")(import_scans)
     app.command()(check)
+    app.command()(fingerprint)
     app.command()(split)
 
 
@@ -85,6 +87,44 @@ def check(data: Data, jobs: Jobs = 2, as_json: Json = False, quiet: Quiet = Fals
     elif not quiet or report.excluded:
         say(report.to_text())
     return FAILED if report.excluded else DONE
+
+
+def fingerprint(
+    data: Data,
+    small_voxels: Annotated[float, typer.Option(min=0, help="Mean voxels below which an organ is small.")] = 1000.0,
+    preset: Annotated[str | None, typer.Option(help="Shipped configuration whose network is costed.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration file (TOML) instead of a preset.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    cost: Annotated[bool, typer.Option(help="Run a training step to estimate memory and time.")] = True,
+    jobs: Jobs = 2,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Measure a data set and propose spacing, small organs and region of interest."""
+    from focusnet_training.config import NetworkConfig, load_config, load_preset
+    from focusnet_training.cost import step_cost
+    from focusnet_training.datasets import read_dataset
+    from focusnet_training.fingerprint import fingerprint as measure
+
+    if preset is not None and config is not None:
+        raise FocusNetError("E_USAGE", "Give --preset or --config, not both.")
+    network = NetworkConfig()
+    if preset is not None or config is not None:
+        network = (load_preset(preset) if preset is not None else load_config(config or Path())).network
+    dataset = read_dataset(data, fold=None)
+    with shown_progress(quiet=quiet) as progress:
+        told = _counted(progress, "measuring")
+        found = measure(dataset, small_voxels=small_voxels, progress=told, jobs=jobs)
+    proposal = found.proposal
+    network = network.model_copy(update={"roi_shape_zyx": proposal.roi_shape_zyx})
+    numbers = len(dataset.organs), len(proposal.small_organs)
+    step = step_cost(network, proposal.chunk_zyx, *numbers, device=device) if cost else None
+    if as_json:
+        say(json.dumps({**found.to_dict(), "step": None if step is None else step.to_dict()}, ensure_ascii=False))
+    else:
+        say(found.to_text(step))
+    return DONE
 
 
 def split(

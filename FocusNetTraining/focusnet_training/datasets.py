@@ -25,7 +25,7 @@ from focusnet.errors import FocusNetError
 from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box
 from focusnet.io.image import load_sitk, read_image
 from focusnet.preprocessing import body_box, labels_to_grid, to_working_grid
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from focusnet_training.layouts import organ_key, read_json, read_layout
 from focusnet_training.splits import DEFAULT_FOLDS, SPLITS_FILE, Fold, check_disjoint, make_folds, read_folds
@@ -264,18 +264,24 @@ def prepare_pair(
 def small_organs(
     cases: Sequence[PreparedCase], organs: Sequence[str], limit: float, roi_zyx: Sequence[int]
 ) -> list[str]:
-    """Organs that SOL- and SOS-Net take over: the volume rule of METHOD §6.
-
-    An organ is small when its mean volume at working spacing is below ``limit`` voxels and its extent fits the ROI in
-    95 % of the cases that show it.
-    """
+    """Organs that SOL- and SOS-Net take over, by `is_small` on the working grid."""
     small = []
     for index, organ in enumerate(organs):
         shown = [c for c in cases if c.annotated[index] and index + 1 in c.voxels]
-        if not shown:
-            continue
-        mean = np.mean([c.voxels[index + 1].size for c in shown])
-        extent = np.percentile([c.boxes[index + 1].shape_zyx for c in shown], 95, axis=0)
-        if mean < limit and np.all(extent <= np.asarray(roi_zyx)):
+        voxels = [c.voxels[index + 1].size for c in shown]
+        if shown and is_small(voxels, [c.boxes[index + 1].shape_zyx for c in shown], limit, roi_zyx):
             small.append(organ)
     return small
+
+
+def is_small(voxels: ArrayLike, extents_zyx: ArrayLike, limit: float, roi_zyx: Sequence[int]) -> bool:
+    """The volume rule of METHOD §6 for one organ.
+
+    Args:
+        voxels: (n,) voxels in each case, at working spacing; their mean is below ``limit`` for a small organ.
+        extents_zyx: (n, 3) voxels from end to end; 95 % of the cases fit the ROI along each axis.
+        limit: Greatest mean volume.
+        roi_zyx: ROI of SOS-Net.
+    """
+    extent = np.percentile(np.asarray(extents_zyx, float), 95, axis=0)
+    return bool(np.asarray(voxels, float).mean() < limit and np.all(extent <= np.asarray(roi_zyx)))

@@ -71,10 +71,11 @@ def segmentation_loss(
             background = torch.logsumexp(logits[:, torch.cat([undrawn.new_zeros(1), undrawn])], dim=1, keepdim=True)
         else:
             background = logits[:, :1]
-            valid = labels > 0
         lookup = torch.zeros(logits.shape[1], dtype=torch.int64, device=logits.device)
         lookup[drawn] = torch.arange(1, len(drawn) + 1, device=logits.device)
         labels = lookup[labels]
+        if missing == "masked":
+            valid = labels > 0
         logits = torch.cat([background, logits[:, drawn]], dim=1)
         weights = torch.cat([weights[:1], weights[drawn]])
     log_probability = F.log_softmax(logits, dim=1)  # (1, C', D, H, W)

@@ -40,6 +40,18 @@ def test_marginal_loss_merges_the_organ_that_was_not_drawn_into_the_background()
     assert float(drawn.focal) == pytest.approx(-math.log(0.1), rel=1e-5)
 
 
+def test_masked_loss_by_hand():
+    # Three voxels: background, an organ that was drawn, and one labelled though not listed as drawn.
+    logits = logits_of([[0.5, 0.2, 0.6], [0.3, 0.2, 0.3], [0.2, 0.6, 0.1]])
+    labels = torch.tensor([[[[0, 2, 1]]]])
+    drawn = torch.tensor([False, True])
+    loss = segmentation_loss(logits, labels, drawn, torch.ones(3), gamma=2, missing="masked")
+    # The organ that was not drawn is left out of the softmax: 0.6 of 0.2 + 0.6; the other two voxels do not count.
+    p = 0.6 / 0.8
+    assert float(loss.focal) == pytest.approx((1 - p) ** 2 * -math.log(p), rel=1e-5)
+    assert float(loss.dice) == pytest.approx(1 - 2 * p / (p + 1), abs=1e-4)
+
+
 @pytest.mark.parametrize("missing", ["marginal", "masked"])
 def test_an_organ_that_was_not_drawn_is_not_learned_as_absent(missing):
     logits = torch.zeros(1, 3, 1, 1, 6, requires_grad=True)

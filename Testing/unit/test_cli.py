@@ -57,6 +57,7 @@ def test_every_subcommand_has_help_quiet_and_verbose(focusnet):
         ["phantom"],
         ["import"],
         ["check"],
+        ["fingerprint"],
         ["split"],
         ["evaluate"],
         ["train"],
