@@ -31,6 +31,8 @@ from focusnet.geometry import Volume  # noqa: E402
 from focusnet.io.image import read_image, write_image  # noqa: E402
 
 EVERY = 20  # one case in twenty is poisoned
+WARM_UP = 20
+MODEL_SPACING_XYZ = (12.0, 12.0, 12.0)
 DIFFERENT_PHANTOMS = 4
 SPACING_XYZ = (8.0, 8.0, 8.0)
 LITTLE_MODEL = {
@@ -53,6 +55,22 @@ class Outcome:
     was_killed: bool
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a batch came to: case numbers, reason codes, files, kills, and the greatest memory of the last run."""
+
+    rows: int
+    done: list[int]
+    failed: dict[int, str]
+    poisoned: dict[int, str]
+    with_files: list[int]
+    other_files: list[str]
+    kills: int
+    reported_twice: int
+    peak_mib: list[float]
+    growth_percent_per_100: float | None
+
+
 def main() -> None:
     """Run it and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,13 +79,18 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--model", help="name or folder of a bundle; by default a little one with random weights")
     arguments = parser.parse_args()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="focusnet-endurance-") as folder:
-        scratch = Path(folder)
-        poisoned = make_archive(scratch / "archive", arguments.cases)
-        model = arguments.model or str(make_model(scratch / "little"))
-        start = time.monotonic()
-        outcomes = run_until_done(scratch, model, arguments.jobs, arguments.kills, arguments.cases)
-        report(scratch / "out", outcomes, poisoned, time.monotonic() - start)
+        result = endure(Path(folder), arguments.cases, arguments.kills, arguments.jobs, arguments.model)
+    say(result, time.monotonic() - start)
+
+
+def endure(scratch: Path, cases: int, kills: int, jobs: int = 1, model: str | None = None) -> Result:
+    """Make an archive, kill its batch again and again, and judge what comes out."""
+    poisoned = make_archive(scratch / "archive", cases)
+    model = model or str(make_model(scratch / "little"))
+    outcomes = run_until_done(scratch, model, jobs, kills, cases)
+    return judge(scratch / "out", outcomes, poisoned)
 
 
 def make_archive(folder: Path, count: int) -> dict[int, str]:
@@ -133,8 +156,8 @@ def make_model(folder: Path) -> Path:
         architecture=Architecture(name="focusnetv2", arguments=LITTLE_MODEL),
         organs=LITTLE_ORGANS,
         small_organs=("optic_chiasm",),
-        spacing_mm_xyz=SPACING_XYZ,
-        chunk_shape_zyx=(16, 48, 48),
+        spacing_mm_xyz=MODEL_SPACING_XYZ,
+        chunk_shape_zyx=(32, 32, 32),
         overlap_zyx=(4, 8, 8),
         roi_shape_zyx=(4, 16, 16),
         peak_threshold=0.01,
@@ -174,32 +197,46 @@ def run(scratch: Path, model: str, jobs: int, limit: int | None) -> Outcome:
     return Outcome(numbers, peak_mib, process.returncode == -signal.SIGKILL)
 
 
-def report(out: Path, outcomes: list[Outcome], poisoned: dict[int, str], seconds: float) -> None:
-    """Print what there is against what there should be."""
+def judge(out: Path, outcomes: list[Outcome], poisoned: dict[int, str]) -> Result:
+    """What there is against what there should be."""
     with (out / "manifest.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     failed = {int(row["number"]): row["reason_code"] for row in rows if row["status"] != "done"}
-    done = {int(row["number"]) for row in rows if row["status"] == "done"}
+    done = [int(row["number"]) for row in rows if row["status"] == "done"]
     told = Counter(number for outcome in outcomes for number in outcome.numbers)
-    files = {int(path.name[5:9]) for path in out.glob("case_*.seg.nrrd")}
-    others = sorted(path.name for path in out.iterdir() if not path.name.startswith("case_"))
-    print(f"{len(rows)} rows, {len({row['number'] for row in rows})} numbers, {seconds:.0f} s")
-    print(f"killed {sum(outcome.was_killed for outcome in outcomes)} times; reported twice: "
-          f"{sum(count > 1 for count in told.values())}")  # fmt: skip
-    print(
-        f"good cases done: {len(done)}, with their files: {done == files}; bad among them: {len(done & set(poisoned))}"
-    )
-    print(f"poisoned: {len(poisoned)}, coded: {sum(bool(failed.get(number)) for number in poisoned)}, "
-          f"failed without poison: {len(set(failed) - set(poisoned))}")  # fmt: skip
-    for name, code in sorted({(poisoned[number], failed.get(number, "")) for number in poisoned}):
-        print(f"  {name}: {code}")
-    print(f"other files: {', '.join(others)}")
     last = outcomes[-1].peak_mib
-    if len(last) > 40:
-        early, late, between = last[19], last[-1], len(last) - 20
-        growth = 100 * (late / early - 1) / between * 100
-        print(f"greatest memory: {early:.0f} MiB after 20 cases, {late:.0f} MiB after {len(last)}: "
-              f"{growth:+.2f} % per 100 cases")  # fmt: skip
+    growth = None
+    if len(last) > WARM_UP + 1:
+        growth = 100 * (last[-1] / last[WARM_UP - 1] - 1) / (len(last) - WARM_UP) * 100
+    return Result(
+        rows=len(rows),
+        done=done,
+        failed=failed,
+        poisoned=poisoned,
+        with_files=sorted(int(path.name[5:9]) for path in out.glob("case_*.seg.nrrd")),
+        other_files=sorted(path.name for path in out.iterdir() if not path.name.startswith("case_")),
+        kills=sum(outcome.was_killed for outcome in outcomes),
+        reported_twice=sum(count > 1 for count in told.values()),
+        peak_mib=last,
+        growth_percent_per_100=growth,
+    )
+
+
+def say(result: Result, seconds: float) -> None:
+    """Print a result."""
+    print(
+        f"{result.rows} rows in {seconds:.0f} s; killed {result.kills} times; reported twice: {result.reported_twice}"
+    )
+    print(f"done: {len(result.done)}, all with their files and no others: {sorted(result.done) == result.with_files}")
+    print(f"failed: {len(result.failed)}, of {len(result.poisoned)} poisoned")
+    for name, code in sorted({(name, result.failed.get(number, "")) for number, name in result.poisoned.items()}):
+        print(f"  {name}: {code}")
+    print(f"other files: {', '.join(result.other_files)}")
+    if result.growth_percent_per_100 is not None:
+        print(
+            f"greatest memory: {result.peak_mib[WARM_UP - 1]:.0f} MiB after {WARM_UP} cases, {result.peak_mib[-1]:.0f} "
+            f"MiB after {len(result.peak_mib)}: {result.growth_percent_per_100:+.2f} % per 100 cases"
+        )
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class ProcessPool:
 
     def _give(self, again: list[Task], tasks: Iterator[Task]) -> bool:
         """Give each free worker a case; whether any is at work."""
-        threads = max(1, (os.cpu_count() or 1) // self._jobs)
+        threads = max(1, _cores() // self._jobs)
         for place in range(self._jobs):
             if place < len(self._workers) and self._workers[place].task is not None:
                 continue
@@ -144,6 +144,13 @@ class ProcessPool:
         return why
 
 
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _failed(task: Task, reason: tuple[str, str]) -> CaseResult:
     return CaseResult(task.case.name, "failed", 0.0, error=reason)
 
@@ -158,7 +165,8 @@ def _serve(pipe: Connection, options: SegmentOptions, threads: int) -> None:
         from focusnet.devices import keep_memory
 
         keep_memory()
-        torch.set_num_threads(threads)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads)
         predictor_of(options.model, options.device, options.precision, options.fast)
     except FocusNetError as error:
         pipe.send(error)

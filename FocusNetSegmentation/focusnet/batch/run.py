@@ -72,7 +72,6 @@ def run_batch(cases: Iterable[Case], out: Path, options: BatchOptions, report: R
             ``E_BATCH_SETTINGS``, ``E_BATCH_RUNNING``, ``E_OUTPUT_WRITE``), the cluster. Cases that were done stay done.
     """
     settings = _settings(options)
-    pool = _pool(options)
     with Manifest(out, settings, names=options.names) as manifest:
         again = [row for row in manifest.rows if not row.input_sha256 or (options.retry_failed and _has_failed(row))]
         manifest.forget(again)
@@ -81,7 +80,7 @@ def run_batch(cases: Iterable[Case], out: Path, options: BatchOptions, report: R
             manifest.add(row)
             report(row, result)
 
-        with closing(pool.run(_tasks(cases, manifest, options, write))) as results:
+        with closing(_pool(options).run(_tasks(cases, manifest, options, write))) as results:
             for task, result in results:
                 write(_row(task, result), result)
         return list(manifest.rows)

@@ -15,10 +15,13 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from focusnet import cli
 from focusnet.geometry import Geometry, LabelMap
 from focusnet.io.dicom import read_series_reference
 from focusnet.io.rtstruct import read_rtstruct, write_rtstruct
+from focusnet.io.segmentation import read_segmentation
 from focusnet.io.shapes import native_geometry
+from focusnet.organs import find
 from scipy import ndimage
 
 ORGANS = {1: "brain", 2: "brainstem", 3: "parotid_l", 4: "parotid_r", 5: "lens_l"}
@@ -162,20 +165,46 @@ def test_a_structure_set_of_rt_utils_is_read_as_its_mask(case, rt_utils, tmp_pat
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_the_planning_ct_passes_and_is_read_alike(shared_data, tmp_path, rt, rt_utils, monkeypatch):
-    """The whole chain at real resolution: series, structure set, independent readers and the IOD checkers."""
+    """Drawn shapes at real resolution: series, structure set, independent readers and the IOD checkers."""
     ct = shared_data / "dicom" / "hn_planning_ct"
     reference = read_series_reference(ct)
     labels = labels_on(native_geometry(reference))
     path = tmp_path / "rs.dcm"
     write_rtstruct(labels, reference, path)
+    check_planning_ct(rt, rt_utils, ct, path, labels, monkeypatch)
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_segmented_planning_ct_passes_and_is_read_alike(shared_data, tmp_path, rt, rt_utils, monkeypatch):
+    """What ``focusnet segment CT -o out.dcm`` makes of it with the model of real patients."""
+    ct = shared_data / "dicom" / "hn_planning_ct"
+    formats = ["--format", "rtstruct", "--format", "seg.nrrd"]
+    command = ["segment", str(ct), "-o", str(tmp_path), *formats, "--model", "openkbp7", "--fast", "--device", "cpu"]
+    assert cli.run(command) == 0
+    found = read_segmentation(tmp_path / "hn_planning_ct.seg.nrrd")
+    organs = {number: find(name).key for number, name in enumerate(found.names, start=1)}
+    array = np.zeros(found.geometry.shape_zyx, dtype=np.uint8)
+    for number, name in enumerate(found.names, start=1):
+        array[found[name].mask] = number
+    frame = read_series_reference(ct).frame_of_reference
+    labels = LabelMap(array, Geometry(array.shape, found.geometry.affine, frame), organs)
+    check_planning_ct(rt, rt_utils, ct, tmp_path / "hn_planning_ct.rtstruct.dcm", labels, monkeypatch)
+
+
+def check_planning_ct(rt, rt_utils, ct: Path, path: Path, labels: LabelMap, monkeypatch) -> None:
     found = read_rtstruct(path, labels.geometry)
-    assert len(found.structures) == len(ORGANS)
+    assert {structure.organ for structure in found.structures} == {
+        key for key in labels.organs.values() if labels.mask(key).any()
+    }
     builder = rt_utils.RTStructBuilder.create_from(str(ct), str(path))
     for structure in found.structures:
         np.testing.assert_array_equal(structure.mask, labels.mask(structure.organ))
-        check_rt_utils(rt_utils_mask(builder, structure.name, labels.geometry), structure.mask)
+        theirs = rt_utils_mask(builder, structure.name, labels.geometry)
+        check_rt_utils(theirs, structure.mask)
+        print(f"{structure.name}: {structure.volume_ml:.1f} ml, DSC with rt-utils {dice(theirs, structure.mask):.4f}")
         if structure.volume_ml > 1000:
-            assert dice(rt_utils_mask(builder, structure.name, labels.geometry), structure.mask) >= 0.99
+            assert dice(theirs, structure.mask) >= 0.99
     check_dcmrtstruct2nii(ct, path, labels, monkeypatch)
     result = rt.validate(pydicom.dcmread(path))
     assert result.errors == 0, result.module_errors
