@@ -155,7 +155,7 @@ def check_pair(case: str, ct: Volume, labels: LabelMap, annotated: Iterable[str]
         message = f"{CATALOGUE[key].name}: labelled, but not listed as annotated; it is not learned from this case."
         found.append(Finding(case, "unlisted_organ", key, "warning", message))
     for flag in check_output(labels, ct, ()):
-        if flag.code in QUALITY_CODES and (flag.organ is None or flag.organ in listed):
+        if flag.code in QUALITY_CODES:
             found.append(Finding(case, flag.code, flag.organ, QUALITY_CODES[flag.code], flag.message))
     return found
 

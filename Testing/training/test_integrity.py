@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from focusnet.errors import FocusNetError
-from focusnet_training.datasets import read_dataset
-from focusnet_training.integrity import check_dataset, check_once
+from focusnet.geometry import LabelMap
+from focusnet.organs import CATALOGUE
+from focusnet_training.datasets import read_case, read_dataset
+from focusnet_training.integrity import check_dataset, check_once, check_pair
 
 
 @pytest.fixture
@@ -186,8 +188,27 @@ def test_nothing_left_to_validate_with_is_refused(folder):
     assert caught.value.code == "E_DATASET"
 
 
+def turned(labels):
+    """The same labels with left and right names exchanged."""
+    table = np.arange(256, dtype=np.uint8)
+    for value, key in labels.organs.items():
+        if (partner := CATALOGUE[key].partner) is not None:
+            table[value] = labels.label_of(partner)
+    return LabelMap(table[labels.array], labels.geometry, labels.organs)
+
+
 @pytest.mark.realdata
-def test_real_cases_raise_no_false_alarm(shared_data):
+def test_sides_of_real_cases(shared_data):
     dataset = read_dataset(shared_data / "openkbp")
-    report = check_dataset(dataset, sorted(dataset.cases)[::25])
-    assert report.excluded == {}
+    for name in sorted(dataset.cases)[::25]:
+        ct, labels = read_case(dataset, name)
+        mirrored = LabelMap(labels.array[:, :, ::-1].copy(), labels.geometry, labels.organs)
+        lone = LabelMap(turned(labels).array * labels.mask("parotid_l"), labels.geometry, labels.organs)
+        for image, drawn, is_wrong in (
+            (ct, labels, False),
+            (ct, turned(labels), True),
+            (ct.with_array(ct.array[:, :, ::-1].copy()), mirrored, True),
+            (ct, lone, bool(lone.array.any())),
+        ):
+            found = {f.code for f in check_pair(name, image, drawn, dataset.cases[name].annotated)}
+            assert ("sides_swapped" in found) == is_wrong, name
