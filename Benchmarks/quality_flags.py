@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import get_args
+from zlib import crc32
 
 import numpy as np
 from focusnet.organs import CATALOGUE
@@ -81,7 +82,8 @@ class Tally:
             self.organs.append((case.volume is not None, raised[key]))
             self.false += [f"{code}: {case.source}, {case.name} {key}" for code in sorted(raised[key])]
             if not case.is_cut(key):
-                voxels = np.count_nonzero(case.labels.mask(key))
+                value = case.labels.label_of(key)
+                voxels = np.count_nonzero(case.labels.array[case.boxes[key].slices] == value)
                 self.volumes_ml[key].append(voxels * case.labels.geometry.voxel_volume_ml)
         if case.volume is not None:
             codes = {code for code, _ in findings(check_input(case.volume))}
@@ -94,12 +96,16 @@ def findings(flags: list[Flag]) -> set[Finding]:
     return {(flag.code, flag.organ) for flag in flags}
 
 
-def measure(cases: Iterator[Case], per_case: int, rng: np.random.Generator) -> Tally:
-    """Count the flags on correct cases, and on each case with one error at a time."""
+def measure(cases: Iterator[Case], per_case: int, seed: int) -> Tally:
+    """Count the flags on correct cases, and on each case with one error at a time.
+
+    Each case has random numbers of its own, so that its errors don't depend on the other cases.
+    """
     tally = Tally()
     for case in cases:
         tally.correct(case)
         organs = case.organs
+        rng = np.random.default_rng([seed, crc32(case.name.encode())])
         for inject in INJECTIONS:
             errors = (inject(case, str(key), rng) for key in rng.permutation(organs))
             for error in islice((e for e in errors if e), per_case):
@@ -108,7 +114,7 @@ def measure(cases: Iterator[Case], per_case: int, rng: np.random.Generator) -> T
         for kind, volume, code in input_errors(case, rng):
             wanted: frozenset[Finding] = frozenset({(code, None)})
             tally.error(kind, case.source, wanted, findings(check_input(volume)), case.name)
-    for kind, volume, code in other_bodies(rng, SHAPES):
+    for kind, volume, code in other_bodies(np.random.default_rng(seed), SHAPES):
         tally.error(kind, "simple shapes", frozenset({(code, None)}), findings(check_input(volume)), "")
     return tally
 
@@ -162,7 +168,7 @@ def main() -> None:
             yield from planning_cases(arguments.data / "openkbp", part)
         yield from phantom_cases(arguments.phantoms, arguments.seed, part)
 
-    show(measure(cases(), arguments.per_case, np.random.default_rng(arguments.seed)), part)
+    show(measure(cases(), arguments.per_case, arguments.seed), part)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from focusnet.geometry import Box, LabelMap, Volume, bounding_box
+from focusnet.geometry import Box, LabelMap, Volume
 from focusnet.io.image import read_image
 from focusnet.io.segmentation import read_segmentation
 from focusnet.organs import find
 from focusnet_training.phantom import PhantomOptions, make_phantom
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Part = Literal["calibration", "report"]
 CALIBRATION_SEED = 1000
@@ -33,25 +35,30 @@ class Case:
         """The same case with other labels."""
         return replace(self, labels=LabelMap(array, self.labels.geometry, self.labels.organs))
 
+    @cached_property
+    def boxes(self) -> dict[str, Box]:
+        """Box of each organ that is there."""
+        places = ndimage.find_objects(self.labels.array)
+        found = {key: places[value - 1] for value, key in self.labels.organs.items() if value <= len(places)}
+        ends = {key: [(s.start, s.stop) for s in place] for key, place in found.items() if place is not None}
+        return {key: Box(*zip(*pairs, strict=True)) for key, pairs in ends.items()}  # type: ignore[arg-type]
+
     @property
     def organs(self) -> list[str]:
         """Keys of the organs that are there."""
-        present = np.bincount(self.labels.array.ravel(), minlength=256) > 0
-        return [key for value, key in self.labels.organs.items() if present[value]]
+        return list(self.boxes)
 
     def is_cut(self, key: str) -> bool:
         """Whether an organ reaches the edge of the grid."""
-        box = bounding_box(self.labels.mask(key))
-        return box is None or 0 in box.start_zyx or any(np.equal(box.stop_zyx, self.labels.array.shape))
+        box = self.boxes[key]
+        return 0 in box.start_zyx or any(np.equal(box.stop_zyx, self.labels.array.shape))
 
     def around(self, key: str, margin_mm: float) -> tuple[slice, slice, slice]:
         """Slices of an organ's surroundings, one voxel off the edge of the grid."""
-        box = bounding_box(self.labels.mask(key))
-        assert box is not None
         z, y, x = (int(margin_mm / s) + 1 for s in self.labels.geometry.spacing_zyx)
         shape = self.labels.array.shape
         inner = Box((1, 1, 1), (shape[0] - 1, shape[1] - 1, shape[2] - 1))
-        region = box.expand((z, y, x), shape).intersection(inner)
+        region = self.boxes[key].expand((z, y, x), shape).intersection(inner)
         assert region is not None
         return region.slices
 

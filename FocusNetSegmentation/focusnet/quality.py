@@ -380,8 +380,10 @@ def _contacts_mm2(labelmap: LabelMap, found: dict[str, _Found]) -> dict[tuple[st
 
 def _face_counts(array: NDArray[Any], axis: int) -> dict[tuple[int, int], int]:
     """How many faces across ``axis`` each ordered pair of different, non-zero labels shares."""
-    lower = np.moveaxis(array, axis, 0)[:-1]
-    upper = np.moveaxis(array, axis, 0)[1:]
-    hit = (lower != upper) & (lower != 0) & (upper != 0)
+    before, after = ((slice(None),) * axis + (part,) for part in (slice(None, -1), slice(1, None)))
+    lower, upper = array[before], array[after]
+    hit = lower != upper
+    hit &= lower != 0
+    hit &= upper != 0
     pairs, counts = np.unique(np.stack([lower[hit], upper[hit]]), axis=1, return_counts=True)
     return {(int(a), int(b)): int(n) for (a, b), n in zip(pairs.T, counts, strict=True)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from focusnet import DISCLAIMER, __version__
 from focusnet.evaluation import EvaluationOptions, compare
-from focusnet.evaluation.case import evaluate_case, lay_over
+from focusnet.evaluation.case import Row, evaluate_case, lay_over
 from focusnet.evaluation.figures import Axis, Series, bland_altman, box_plot, interval, nice_step
 from focusnet.evaluation.overlays import (
     AXIAL,
@@ -126,6 +126,13 @@ def test_warnings_are_counted_in_the_summary_of_a_complete_result(result):
     page = render_report(replace(result, rows=rows, outcomes=outcomes, observer=(), tests=()))
     assert "Quality flags (3)</b><span>3 × touching</span>" in page
     assert "<b>Complete</b>" in page
+
+
+def test_an_organ_that_no_case_holds_counts_in_no_mean(result):
+    empty = tuple(Row(case, "larynx", "both_empty") for case in ("p1", "p2"))
+    page = render_report(replace(result, rows={"ours": (*result.rows["ours"], *empty)}, observer=(), tests=()))
+    assert "Empty on both sides (2)</b><span>Larynx in p1, p2</span>" in page
+    assert "<td>Mean over organs</td><td>3</td>" in page
 
 
 def test_the_caption_says_what_the_worst_slice_holds(result):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from focusnet.evaluation import figures, overlays
 from focusnet.evaluation.case import Row
 from focusnet.evaluation.definitions import METRICS, STATES, STATISTICS
 from focusnet.evaluation.localisation import LOCALISATION_LIMITS_MM
+from focusnet.evaluation.notices import find_notices
 from focusnet.evaluation.statistics import POOLED, PairedTest
 from focusnet.evaluation.summary import SMALL_ML, OrganSummary, mean_over_organs, summarise_rows, worst_rows
 
@@ -28,23 +27,6 @@ COLUMNS = ("dsc", "surface_dsc", "hd95_max_mm", "hd95_mean_mm", "msd_mm", "centr
 PLOTTED = ("dsc", "surface_dsc", "hd95_max_mm", "msd_mm")
 WORST = 9
 SEVERITIES = ("error", "warning", "info")
-
-
-@dataclass(frozen=True)
-class Notice:
-    """One line of the summary that a reader should not miss; ``level`` is ``bad``, ``warn``, ``info`` or ``good``."""
-
-    level: str
-    title: str
-    text: str
-
-
-COMPLETE = Notice(
-    "good",
-    "Complete",
-    "Every organ that the reference names was compared in every case that holds it: none missed, none extra, no "
-    "unknown name.",
-)
 
 
 def render_report(result: EvaluationResult) -> str:
@@ -74,7 +56,7 @@ def render_report(result: EvaluationResult) -> str:
         compared=len(result.rows[first]),
         organ_count=len(summaries),
         cards=_cards(result, summaries, list(observed.values())),
-        notices=_notices(result, first),
+        notices=find_notices(result, first),
         flags=_flags(result),
         columns=[METRICS[field] for field in COLUMNS],
         lines=[
@@ -123,58 +105,12 @@ def _cards(
             for method, rows in result.rows.items()
             if method != next(iter(result.rows))
         ]
-        beside = [f"{method} {value[0]:.{metric.decimals}f}" for method, value in others if value is not None]
-        if human is not None:
-            beside.append(f"second observer {human[0]:.{metric.decimals}f}")
         small = mean_over_organs([summary for summary in summaries if summary.is_small], field)
-        if small is not None:
-            beside.append(f"small organs {small[0]:.{metric.decimals}f}")
+        others = [("small organs", small), *others, ("second observer", human)]
+        beside = [f"{name} {value[0]:.{metric.decimals}f}" for name, value in others if value is not None]
         value = f"{mean[0]:.{metric.decimals}f}"
         cards.append({"name": metric.name, "value": value, "unit": metric.unit, "beside": " · ".join(beside)})
     return cards
-
-
-def _notices(result: EvaluationResult, first: str) -> list[Notice]:
-    """What a reader should know before the numbers, the gravest first."""
-    unscored, rows = result.unscored, result.rows[first]
-    grids = Counter(outcome.grids[first] for outcome in result.outcomes if first in outcome.grids)
-    mixed = {text: count for text, count in grids.items() if not text.startswith("both on")}
-    errors = [(o.case, flag) for o in result.outcomes for flag in o.flags if flag.severity == "error"]
-    warnings = [flag.code.replace("_", " ") for o in result.outcomes for flag in o.flags if flag.severity == "warning"]
-    entries = [
-        ("bad", "Failed", [f"{case}: {error}" for case, error in result.failed.items()]),
-        ("bad", "Quality flags", [f"{flag.message} ({case})" for case, flag in errors]),
-        ("bad", "Missed", _listed(rows, "missed")),
-        ("bad", "Extra", _listed(rows, "extra")),
-        ("warn", "In no prediction, not scored", [_names(keys) for keys in unscored.not_predicted.values()]),
-        ("warn", "In no reference, not scored", [_names(unscored.no_reference)] if unscored.no_reference else []),
-        ("warn", "Unknown names", [f"{name} ({', '.join(sources)})" for name, sources in unscored.unmapped.items()]),
-        ("warn", "Cases without prediction", unscored.reference_only),
-        ("warn", "Cases without reference", unscored.prediction_only),
-        ("warn", "Not in every method", [f"{name}: {', '.join(cases)}" for name, cases in unscored.absent.items()]),
-        ("warn", "Without CT", unscored.no_image),
-        ("info", "Different grids", [f"{count} × {text}" for text, count in mixed.items()]),
-        ("info", "Empty on both sides", _listed(rows, "both_empty")),
-    ]
-    notices = [Notice(level, f"{title} ({len(texts)})", "; ".join(texts)) for level, title, texts in entries if texts]
-    if warnings:
-        counts = "; ".join(f"{count} × {code}" for code, count in Counter(warnings).items())
-        notices.insert(
-            sum(n.level == "bad" for n in notices), Notice("warn", f"Quality flags ({len(warnings)})", counts)
-        )
-    return notices if any(texts for level, _, texts in entries if level != "info") else [*notices, COMPLETE]
-
-
-def _listed(rows: Iterable[Row], state: str) -> list[str]:
-    by_organ: dict[str, list[str]] = {}
-    for row in rows:
-        if row.state == state:
-            by_organ.setdefault(row.organ, []).append(row.case)
-    return [f"{organs.organ(key).name} in {', '.join(cases)}" for key, cases in by_organ.items()]
-
-
-def _names(keys: Iterable[str]) -> str:
-    return ", ".join(organs.organ(key).name for key in keys)
 
 
 def _flags(result: EvaluationResult) -> list[dict[str, Any]]:
@@ -206,9 +142,9 @@ def _totals(summaries: Sequence[OrganSummary]) -> list[dict[str, Any]]:
     small = [summary for summary in summaries if summary.is_small]
     groups = [("Mean over organs", summaries), ("Mean over small organs", small)]
     return [
-        {"name": name, "n": len(group), "means": [mean_over_organs(group, field) for field in COLUMNS]}
+        {"name": name, "n": means[0][1] if means[0] else 0, "means": means}
         for name, group in groups
-        if group
+        if group and (means := [mean_over_organs(group, field) for field in COLUMNS])
     ]
 
 
