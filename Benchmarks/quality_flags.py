@@ -132,9 +132,11 @@ def show(tally: Tally, part: Part) -> None:
         _line(" or ".join(group), hits, [not raised & {*group} for raised in correct])
     hits = [hit for some in tally.caught.values() for hit in some]
     _line("**all**", hits, [not raised for raised in [*(raised for _, raised in tally.organs), *tally.scans]])
-    print("\n| injected error | source | errors | caught | sensitivity |\n|---|---|---:|---:|---:|")
-    for (_, kind, source), some in tally.caught.items():
-        print(f"| {kind} | {source} | {len(some)} | {sum(some)} | {np.mean(some):.3f} |")
+    sources = list(dict.fromkeys(source for _, _, source in tally.caught))
+    print(f"\n| injected error, caught of all | {' | '.join(sources)} |\n|---|{'---:|' * len(sources)}")
+    for group, kind in dict.fromkeys((group, kind) for group, kind, _ in tally.caught):
+        some = [tally.caught.get((group, kind, source), []) for source in sources]
+        print(f"| {kind} | {' | '.join(f'{sum(hits)} of {len(hits)}' if hits else '' for hits in some)} |")
     print("\n| organ | whole | least ml | greatest ml | range ml | within |\n|---|---:|---:|---:|---:|---:|")
     for key in [key for key in CATALOGUE if key in tally.volumes_ml]:
         volumes, (low, high) = np.array(tally.volumes_ml[key]), CATALOGUE[key].volume_range_ml
