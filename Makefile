@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Where there is no NVIDIA GPU, point TORCH_INDEX at PyTorch's CPU package index to save the CUDA libraries.
 TORCH_INDEX ?=
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench screenshots clean
 
 demo: $(STAMP)
 	$(BIN)/focusnet demo -o demo-output
@@ -21,6 +21,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p focusnet -p focusnet_training -p FocusNetSegmentationLib -p FocusNetTrainingLib
+
+# Needs EGL for the views (Debian: libegl1) and Qt's system libraries for the panels.
+screenshots: $(STAMP)
+	$(BIN)/python Testing/screenshots/make_screenshots.py Resources/Screenshots
 
 bench: $(STAMP)
 	for benchmark in Benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done

@@ -1,9 +1,10 @@
+from pathlib import Path
 from typing import Annotated
 
 import ctk
 import qt
 import slicer
-from FocusNetSegmentationLib import packages, runtime
+from FocusNetSegmentationLib import packages, runtime, sample
 from FocusNetSegmentationLib.panel import DEVICES, OUTPUTS, PER_ORGAN, PRECISIONS, ModelChoice, Panel, Services
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -45,6 +46,13 @@ class FocusNetSegmentation(ScriptedLoadableModule):
         self.parent.acknowledgementText = ACKNOWLEDGEMENT
         # The terminology selectors should know our organs' codes, also where the panel is never opened.
         slicer.app.connect("startupCompleted()", runtime.ensure)
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the synthetic patient in the module Sample Data."""
+    icon = Path(__file__).parent / "Resources" / "Icons" / "FocusNetSegmentation.png"
+    sample.register(icon)
 
 
 @parameterNodeWrapper

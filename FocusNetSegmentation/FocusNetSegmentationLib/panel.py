@@ -254,7 +254,7 @@ class Panel:
                     item.setForeground(qt.QBrush(qt.QColor(COLOURS[row.severity])))
                 table.setItem(number, column, item)
         table.resizeColumnsToContents()
-        table.setColumnWidth(MESSAGE_COLUMN, MESSAGE_WIDTH)  # it takes what is left and wraps
+        table.setColumnWidth(MESSAGE_COLUMN, MESSAGE_WIDTH)  # it takes what is left
         table.resizeRowsToContents()
         for note in report.notes:
             self.ui.logTextEdit.appendPlainText(note)
@@ -262,7 +262,8 @@ class Panel:
         self._tell("Done. Review every contour before any use.")
 
     def _row_clicked(self, row: int, _column: int) -> None:
-        key = self._rows[row].key
+        key, message = self._rows[row].key, self._rows[row].message
+        self._tell(f"{self._rows[row].name}: {message or 'no finding.'}")
         node = None if self._outcome is None else self._outcome.result.nodes.get(key)
         if node is not None and node.GetScene() is not None:
             results.jump_to_segment(node, organ(key).tg263)

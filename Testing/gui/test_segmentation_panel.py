@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -380,6 +381,7 @@ def test_click_on_a_row_jumps_to_the_organ(widget, outside, scene):
     outside.children[0].finish()
     widget.panel.poll()
     widget.ui.resultTable.cellClicked.emit(0, 0)
+    assert widget.ui.statusLabel.text == "Brainstem: odd."
     matrix = view.GetSliceToRAS()
     centre = [matrix.GetElement(row, 3) for row in range(3)]
     np.testing.assert_allclose(centre, (-2 * 14.5, -2 * 11, 3 * 8), atol=3)
@@ -453,7 +455,7 @@ def test_code_and_ui_file_name_the_same_widgets(root, module):
         assert hasattr(module.FocusNetSegmentationParameterNode, name)
 
 
-def test_module_introduces_itself(module, application):
+def test_module_introduces_itself(module, application, scene, monkeypatch):
     import types
 
     parent = types.SimpleNamespace()
@@ -462,9 +464,20 @@ def test_module_introduces_itself(module, application):
     assert parent.categories == ["Segmentation"]
     assert "Research use only" in parent.helpText
     assert "Medical Image Analysis" in parent.acknowledgementText
-    ((signal, slot),) = application.started
-    assert signal == "startupCompleted()"
-    slot()
+    assert {signal for signal, _ in application.started} == {"startupCompleted()"}
+    sources = []
+    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: sources.append(source))
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
+    for _, slot in application.started:
+        slot()
+    (source,) = sources
+    assert source["category"] == "FocusNet"
+    assert source["uris"] == ""  # nothing is downloaded
+    assert Path(source["thumbnailFileName"]).is_file()
+    node = source["customDownloader"]("source")
+    assert node.GetName() == "FocusNetPhantom"
+    assert node.GetSpacing() == pytest.approx((2.0, 2.0, 3.0))
+    assert node.GetImageData().GetScalarRange()[0] < -900
 
 
 def test_self_test_of_the_module_passes(module, scene):

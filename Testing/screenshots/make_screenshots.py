@@ -97,7 +97,7 @@ def _segmentation_panel(patient: Any) -> Any:
     models = [widget.ui.modelComboBox.itemText(n) for n in range(widget.ui.modelComboBox.count)]
     widget.ui.modelComboBox.setCurrentIndex(models.index(MODEL))
     widget.panel.show_finished(patient.outcome, patient.ct)
-    widget.ui.resultTable.setMinimumHeight(310)
+    widget.ui.resultTable.setMinimumHeight(390)
     return widget
 
 
@@ -123,7 +123,7 @@ def _evaluation_panel(patient: Any, patch: pytest.MonkeyPatch) -> Any:
     row = lines.index(organ(COMPARED).name)
     widget.evaluateUi.metricsTable.selectRow(row)
     widget.evaluateUi.metricsTable.cellClicked.emit(row, 0)
-    widget.evaluateUi.metricsTable.setMinimumHeight(330)
+    widget.evaluateUi.metricsTable.setMinimumHeight(390)
     return widget
 
 
