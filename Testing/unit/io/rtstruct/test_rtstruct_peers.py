@@ -172,6 +172,7 @@ def test_the_planning_ct_passes_and_is_read_alike(shared_data, tmp_path, rt, rt_
     path = tmp_path / "rs.dcm"
     write_rtstruct(labels, reference, path)
     check_planning_ct(rt, rt_utils, ct, path, labels, monkeypatch)
+    check_plastimatch(ct, path, labels, tmp_path)
 
 
 @pytest.mark.realdata
@@ -190,6 +191,7 @@ def test_the_segmented_planning_ct_passes_and_is_read_alike(shared_data, tmp_pat
     frame = read_series_reference(ct).frame_of_reference
     labels = LabelMap(array, Geometry(array.shape, found.geometry.affine, frame), organs)
     check_planning_ct(rt, rt_utils, ct, tmp_path / "hn_planning_ct.rtstruct.dcm", labels, monkeypatch)
+    check_plastimatch(ct, tmp_path / "hn_planning_ct.rtstruct.dcm", labels, tmp_path)
 
 
 def check_planning_ct(rt, rt_utils, ct: Path, path: Path, labels: LabelMap, monkeypatch) -> None:
