@@ -113,7 +113,7 @@ class ProcessPool:
         left = min(self._deadline(worker) for worker in busy.values()) - now
         ready = wait(list(busy), None if left == float("inf") else max(left, 0.0))
         late = [worker for worker in busy.values() if self._deadline(worker) <= time.monotonic()]
-        return [busy[pipe] for pipe in ready if isinstance(pipe, Connection)] or late
+        return [worker for worker in busy.values() if worker.pipe in ready] or late
 
     def _deadline(self, worker: _Worker) -> float:
         if not worker.is_ready:
