@@ -162,3 +162,46 @@ def test_installed_bridge_and_script_work(installed):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("E_UNREADABLE")
+
+
+def test_installed_logics_of_both_modules_run(installed):
+    pytest.importorskip("slicer", reason="needs the slicer-core wheel")
+    out = run(
+        installed,
+        "import time, types\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from focusnet.geometry import Geometry, LabelMap, Volume\n"
+        "from focusnet.inference import OrganResult\n"
+        "from FocusNetSegmentationLib import runtime\n"
+        "runtime.ensure()\n"
+        "from FocusNetSegmentationLib import mrml\n"
+        "from FocusNetSegmentationLib.logic import SegmentationLogic\n"
+        "hu = np.full((20, 30, 30), -1000, np.int16)\n"
+        "hu[2:18, 3:27, 3:27] = 40\n"
+        "ct = mrml.volume_to_node(Volume(hu, Geometry.from_parts(hu.shape, (3, 3, 3))), 'CT')\n"
+        "def predict(volume, organs, progress, cancel):\n"
+        "    array = np.zeros(volume.array.shape, np.uint8)\n"
+        "    array[5:9, 8:14, 8:14] = 1\n"
+        "    results = {'brainstem': OrganResult(1.0, 0.9, 0.9)}\n"
+        "    labels = LabelMap(array, volume.geometry, {1: 'brainstem'})\n"
+        "    return types.SimpleNamespace(labelmap=labels, organs=results, notes=(), settings={})\n"
+        "logic = SegmentationLogic(lambda options: types.SimpleNamespace(predict=predict))\n"
+        "sides = tuple(logic.segment(ct).result.unique_nodes for _ in range(2))\n"
+        "from FocusNetTrainingLib.evaluate_job import EvaluationJob\n"
+        "from FocusNetTrainingLib.evaluate_request import EvaluationRequest\n"
+        "job = EvaluationJob(sides, EvaluationRequest())\n"
+        "while job.poll():\n"
+        "    time.sleep(0.05)\n"
+        "assert job.error is None, job.error\n"
+        "from FocusNetTrainingLib.training_run import TrainingRun\n"
+        "run = TrainingRun(Path('no run here'))\n"
+        "print(job.outcome.rows[0].organ, job.outcome.rows[0].dsc)\n",
+    )
+    assert out.splitlines()[-1] == "brainstem 1.0"
+    for script in ("evaluate.py", "segment.py", "train.py"):
+        done = subprocess.run(
+            [sys.executable, str(installed / "Scripts" / script), "--", "--help"],
+            capture_output=True, text=True, check=False, cwd=installed.parent,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
