@@ -6,7 +6,7 @@ pre-trained one that is held ("frozen") and against it ("adversarial"). Only thi
 start from the same weights and see the same chunks. Test phantoms are seen by no stage. Finished arms are kept in the
 output folder and not trained again.
 
-    python Benchmarks/shape_constraint.py -o RUNS [--seeds 3] [--steps 150]
+    python Benchmarks/shape_constraint.py [-o runs/shape-constraint] [--seeds 3] [--steps 150]
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _mean(runs: list[dict[str, Any]], organs: Iterable[str], measure_name: str) 
 def main() -> None:
     """Train what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("-o", "--out", type=Path, default=Path("runs/shape-constraint"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150, help="of SOS-Net; S-Net learns twice as many")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
