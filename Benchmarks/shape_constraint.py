@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from focusnet.devices import computing
 from focusnet.evaluation.overlap import dice
 from focusnet.evaluation.surface import hausdorff_percentile_mm, surface_distances
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
@@ -77,7 +78,7 @@ def train_base(folder: Path, data: Path, options: TrainingOptions, steps: int) -
     """S-Net and SOL-Net; the checkpoint from which all arms start."""
     stages = [
         {"name": "snet", "steps": 2 * steps, "learning_rate": 2e-3},
-        {"name": "sol", "steps": steps // 2, "learning_rate": 2e-3},
+        {"name": "sol", "steps": 2 * steps, "learning_rate": 2e-3},
     ]
     if not (folder / "best-sol.pt").exists():
         trainer = Trainer(configuration(0, "none", stages), read_dataset(data), folder, options, data / "cache")
@@ -107,18 +108,18 @@ def train_arm(seed: int, arm: str, start: Path, folder: Path, data: Path, steps:
     return trainer
 
 
-@torch.no_grad()
 def measure(trainer: Trainer, cases: list[PreparedCase]) -> dict[str, dict[str, list[float]]]:
     """DSC and HD95 of each small organ on each test phantom."""
     found: dict[str, dict[str, list[float]]] = {organ: {"dsc": [], "hd95_mm": []} for organ in SMALL}
     model, chunk = trainer.averaged.eval(), trainer.config.data.chunk_zyx
     for case in cases:
-        probability, heatmaps, features, ct = predict_case(
-            model, case, trainer.intensity, chunk, trainer.device, localise=True
-        )
-        assert heatmaps is not None
-        assert features is not None
-        refine(model, probability, heatmaps, features, ct, trainer.task.small_classes)
+        with computing(trainer.device, trainer.precision):
+            probability, heatmaps, features, ct = predict_case(
+                model, case, trainer.intensity, chunk, trainer.device, localise=True
+            )
+            assert heatmaps is not None
+            assert features is not None
+            refine(model, probability, heatmaps, features, ct, trainer.task.small_classes)
         z, y, x = case.ct.shape
         labels = probability[:, :z, :y, :x].argmax(0).numpy()
         for organ in SMALL:
@@ -159,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/shape-constraint"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150, help="of SOS-Net; S-Net learns twice as many")
+    parser.add_argument("--steps", type=int, default=150, help="of SOS-Net; S-Net and SOL-Net learn twice as many")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments = parser.parse_args()
     out: Path = arguments.out
