@@ -149,6 +149,7 @@ class DataPanel:
 
     def _tell(self, text: str) -> None:
         self.ui.dataSummaryLabel.text = text
+        self.ui.dataSummaryLabel.visible = bool(text)
 
 
 def _free(parent: Path, name: str) -> Path:

@@ -36,24 +36,20 @@ def _work(folder: Path) -> None:
 
 
 def check(folder: Path, data: str, run: str | None) -> dict[str, Any]:
-    """Look through every case of a data set; with a run folder, the run need not do it again."""
+    """Look through every case of a data set and measure it; with a run folder, the run need not check it again."""
     emit("progress", stage="reading the data set", share=0.0, seconds_left=None)
     from focusnet_training.datasets import read_dataset
+    from focusnet_training.fingerprint import fingerprint as measure
     from focusnet_training.integrity import check_dataset, check_once
     from focusnet_training.runs import INTEGRITY_FILE
 
     dataset = read_dataset(Path(data))
-    start = time.monotonic()
-
-    def progress(done: int, cases: int, case: str) -> None:
-        left = (time.monotonic() - start) / done * (cases - done)
-        emit("progress", stage="checking the cases", share=done / cases, seconds_left=left)
-
     if run is None:
-        report = check_dataset(dataset, progress=progress)
+        report = check_dataset(dataset, progress=_told("checking the cases"))
     else:
         Path(run).mkdir(parents=True, exist_ok=True)
-        report = check_once(dataset, Path(run) / INTEGRITY_FILE, progress=progress)
+        report = check_once(dataset, Path(run) / INTEGRITY_FILE, progress=_told("checking the cases"))
+    fingerprint = measure(dataset, progress=_told("measuring the cases"))
     return {
         "organs": list(dataset.organs),
         "training": len(dataset.training),
@@ -62,7 +58,23 @@ def check(folder: Path, data: str, run: str | None) -> dict[str, Any]:
         "findings": [
             {"case": f.case, "severity": f.severity, "message": f.message, "code": f.code} for f in report.findings
         ],
+        "spacing_xyz": [spread.median for spread in fingerprint.spacing_xyz_mm],
+        "drawn": {organ.organ: organ.annotated for organ in fingerprint.organs},
+        "cases": fingerprint.cases,
+        "proposed_spacing_xyz": list(fingerprint.proposal.spacing_xyz),
+        "proposed_small": list(fingerprint.proposal.small_organs),
     }
+
+
+def _told(stage: str) -> Callable[[int, int, str], None]:
+    """Progress over the cases of a data set, with the time left."""
+    start = time.monotonic()
+
+    def tell(done: int, cases: int, case: str) -> None:
+        left = (time.monotonic() - start) / done * (cases - done)
+        emit("progress", stage=stage, share=done / cases, seconds_left=left)
+
+    return tell
 
 
 def make_dataset(folder: Path, source: str | None, out: str, name: str) -> dict[str, Any]:
@@ -72,13 +84,9 @@ def make_dataset(folder: Path, source: str | None, out: str, name: str) -> dict[
         write_scans(folder, folder / SCANS)
     from focusnet_training.importing import ImportOptions, import_scans
 
-    start = time.monotonic()
-
-    def progress(done: int, scans: int, case: str) -> None:
-        left = (time.monotonic() - start) / done * (scans - done)
-        emit("progress", stage="taking over the scans", share=done / scans, seconds_left=left)
-
-    report = import_scans(Path(source or folder / SCANS), Path(out), ImportOptions(name, jobs=1), progress)
+    report = import_scans(
+        Path(source or folder / SCANS), Path(out), ImportOptions(name, jobs=1), _told("taking over the scans")
+    )
     findings = [
         {"case": scan.source, "severity": "error", "message": scan.error[1], "code": scan.error[0]}
         for scan in report.failed

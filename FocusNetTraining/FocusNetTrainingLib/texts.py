@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from focusnet.errors import Cancelled, FocusNetError
+from focusnet.organs import CATALOGUE
 from FocusNetSegmentationLib.protocol import Progress
 
 from FocusNetTrainingLib.presets import stage_name
@@ -59,16 +60,32 @@ def check_headline(result: Mapping[str, Any]) -> str:
     """What the check of a data set found."""
     text = (
         f"{_count(len(result['organs']), 'organ')}; {_count(result['training'], 'case')} to train, "
-        f"{_count(result['validation'], 'case')} to validate. "
+        f"{_count(result['validation'], 'case')} to validate. {_fitness(result)}\n"
+        f"Voxels {_grid(result['spacing_xyz'])} (median); proposed grid {_grid(result['proposed_spacing_xyz'])}, "
     )
+    small = [CATALOGUE[key].name.lower() for key in result["proposed_small"]]
+    text += f"small organs: {', '.join(small)}." if small else "no organ is small on it."
+    partly = [
+        f"{CATALOGUE[key].name} ({count} of {result['cases']})"
+        for key, count in result["drawn"].items()
+        if count < result["cases"]
+    ]
+    return text + (f"\nDrawn in some cases only: {', '.join(partly)}." if partly else "")
+
+
+def _fitness(result: Mapping[str, Any]) -> str:
     excluded = result["excluded"]
     warned = {finding["case"] for finding in result["findings"]} - set(excluded)
     if not result["findings"]:
-        return text + "Every case is fit for training."
+        return "Every case is fit for training."
     if not excluded:
-        return text + f"Every case is fit for training; {_count(len(warned), 'case')} to look at."
+        return f"Every case is fit for training; {_count(len(warned), 'case')} to look at."
     verb = "is" if len(excluded) == 1 else "are"
-    return text + f"{_count(len(excluded), 'case')} {verb} left out of the training; {len(warned)} more to look at."
+    return f"{_count(len(excluded), 'case')} {verb} left out of the training; {len(warned)} more to look at."
+
+
+def _grid(spacing_xyz: Sequence[float]) -> str:
+    return " × ".join(f"{edge:g}" for edge in spacing_xyz) + " mm"
 
 
 def import_headline(result: Mapping[str, Any]) -> str:

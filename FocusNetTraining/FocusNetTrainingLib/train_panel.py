@@ -35,6 +35,9 @@ class TrainPanel:
     Args:
         ui: The widgets by name.
         services: The world outside.
+
+    Attributes:
+        curves: The run's curves in the scene; None while there is no scene.
     """
 
     def __init__(self, ui: Any, services: TrainServices) -> None:
@@ -43,7 +46,7 @@ class TrainPanel:
         self._parameters: Any = None
         self._presets: list[PresetChoice] = []
         self._run: Any = None
-        self._curves: Any = None
+        self.curves: Any = None
         self._shown_rows = -1
         self._shown_log = 0
         self._task: Any = None
@@ -84,7 +87,7 @@ class TrainPanel:
                 parameters.runFolder = self._services.recall_run()
             self._show_choices(parameters)
             self._parameters = parameters
-            self._curves = self._services.curves()
+            self.curves = self._services.curves()
             self._shown_rows = -1
         self.data.set_parameters(parameters)
         if parameters is not None:
@@ -93,7 +96,7 @@ class TrainPanel:
 
     def scene_closes(self) -> None:
         """Let go of the scene; a training goes on."""
-        self._curves = None
+        self.curves = None
         self.data.cancel()
 
     def cleanup(self) -> None:
@@ -155,7 +158,8 @@ class TrainPanel:
         ui, status = self.ui, self.status
         known = self._parameters is not None and self._run is not None
         has_run = known and (status.is_alive or status.resumable)
-        ui.startButton.text = "Resume" if has_run and not status.is_alive else "Start"
+        goes_on = has_run and not status.is_alive and not self._is_done(status)
+        ui.startButton.text = "Resume" if goes_on else "Start"
         ui.startButton.enabled = bool(
             known and not status.is_alive and self.data.folder and self._preset() and not self._is_done(status)
         )
@@ -370,8 +374,8 @@ class TrainPanel:
             return
         self._shown_rows = len(rows)
         self.ui.curvesCollapsibleButton.visible = bool(rows)
-        if self._curves is not None:
-            self._curves.update(rows)
+        if self.curves is not None:
+            self.curves.update(rows)
         scores = organ_scores(rows)
         table = self.ui.organsTable
         table.setRowCount(len(scores))
@@ -396,8 +400,8 @@ class TrainPanel:
         self._shown_log = len(log)
 
     def _show_chart(self, kind: Any) -> None:
-        if self._curves is not None:
-            self._services.show_chart(self._curves.chart(kind))
+        if self.curves is not None:
+            self._services.show_chart(self.curves.chart(kind))
 
 
 def model_name(run: Path) -> str:

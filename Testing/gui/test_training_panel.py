@@ -433,10 +433,16 @@ def test_the_check_shows_errors_first(ready, outside):
     assert ui.dataSummaryLabel.text == "Reading: 25%, about 1 min left"
     assert ui.checkButton.text == "Cancel"
     assert not ui.fromFolderButton.enabled
-    task.result = {"organs": ["lens_l"], "training": 8, "validation": 1, "excluded": ["b"], "findings": FINDINGS}
+    task.result = {
+        "organs": ["lens_l"], "training": 8, "validation": 1, "excluded": ["b"], "findings": FINDINGS, "cases": 9,
+        "spacing_xyz": [0.9766, 0.9766, 3.0], "proposed_spacing_xyz": [1.0, 1.0, 3.0], "proposed_small": ["lens_l"],
+        "drawn": {"lens_l": 7},
+    }  # fmt: skip
     ready.panel.poll()
     assert ui.dataSummaryLabel.text == (
-        "1 organ; 8 cases to train, 1 case to validate. 1 case is left out of the training; 1 more to look at."
+        "1 organ; 8 cases to train, 1 case to validate. 1 case is left out of the training; 1 more to look at.\n"
+        "Voxels 0.9766 × 0.9766 × 3 mm (median); proposed grid 1 × 1 × 3 mm, small organs: left eye lens.\n"
+        "Drawn in some cases only: Left eye lens (7 of 9)."
     )
     assert table(ui.findingsTable) == [["b", "Sides swapped."], ["a", "Lens: no voxel."]]
     assert ui.findingsTable.isVisibleTo(ready.parent)

@@ -58,7 +58,7 @@ def wait(widget, done, seconds=600):
         start = time.thread_time()
         widget.panels[0].poll()
         longest = max(longest, time.thread_time() - start)
-        time.sleep(0.02)
+        time.sleep(0.1)
     return longest
 
 

@@ -91,6 +91,8 @@ def test_the_scene_becomes_a_data_set_with_every_side_in_its_place(patients, bal
     assert report["training"] + report["validation"] == 2
     assert not [f for f in report["findings"] if f["code"] == "sides_swapped"]
     assert (tmp_path / "run" / "integrity.json").exists()
+    assert report["drawn"] == {"brainstem": 2, "parotid_l": 2, "parotid_r": 2}
+    assert report["proposed_spacing_xyz"][2] >= 2.5
 
 
 def test_a_folder_becomes_a_data_set_and_what_fails_is_listed(tmp_path, small_dataset):
