@@ -23,14 +23,12 @@ class PresetChoice:
         name: What is shown in a list.
         description: Organs, grid and length.
         stages: Names of its stages, in order.
-        model: Name of the model it makes, where the user gives none.
     """
 
     key: str
     name: str
     description: str
     stages: tuple[str, ...]
-    model: str
 
 
 def shipped_presets() -> list[PresetChoice]:
@@ -54,9 +52,8 @@ def read_preset(key: str) -> PresetChoice:
     x, y, z = config.data.spacing_xyz
     steps = ", ".join(f"{stage_name(stage.name)} {stage.steps:,}" for stage in config.schedule)
     description = f"{organs.capitalize()}, grid {x:g} × {y:g} × {z:g} mm. Steps: {steps}."
-    return PresetChoice(
-        key, Path(key).name if is_file else key, description, tuple(s.name for s in config.schedule), config.name
-    )
+    name = Path(key).name if is_file else key
+    return PresetChoice(key, name, description, tuple(stage.name for stage in config.schedule))
 
 
 def stage_name(key: str) -> str:

@@ -34,8 +34,8 @@ def outside(training_module, monkeypatch, tmp_path):
     world.settings = {"run": ""}
     world.tasks, world.cases = [], []
     world.presets = [
-        PresetChoice("phantom22", "phantom22", "All organs.", ("snet", "sol", "sos"), "phantom22"),
-        PresetChoice("openkbp", "openkbp", "Seven organs.", ("snet",), "openkbp7"),
+        PresetChoice("phantom22", "phantom22", "All organs.", ("snet", "sol", "sos")),
+        PresetChoice("openkbp", "openkbp", "Seven organs.", ("snet",)),
     ]
 
     def install(missing, wheels):
