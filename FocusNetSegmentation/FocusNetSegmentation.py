@@ -4,7 +4,7 @@ from typing import Annotated
 import ctk
 import qt
 import slicer
-from FocusNetSegmentationLib import packages, runtime, sample
+from FocusNetSegmentationLib import packages, results, runtime, sample
 from FocusNetSegmentationLib.panel import DEVICES, OUTPUTS, PER_ORGAN, PRECISIONS, ModelChoice, Panel, Services
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -66,6 +66,7 @@ class FocusNetSegmentationParameterNode:
     device: Annotated[str, Choice(DEVICES)] = DEVICES[0]
     precision: Annotated[str, Choice(PRECISIONS)] = PRECISIONS[0]
     fast: bool = False
+    uncertainty: bool = False
     replace: bool = False
 
 
@@ -115,7 +116,8 @@ class FocusNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMix
         if not self._parameterNode.inputVolume:
             volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")  # label maps are among them
             scalar = (node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode")
-            self._parameterNode.inputVolume = next(scalar, None)
+            own = results.RESULT_ATTRIBUTE  # a map of uncertainty is no CT
+            self._parameterNode.inputVolume = next((node for node in scalar if not node.GetAttribute(own)), None)
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode is not None:
@@ -136,13 +138,22 @@ class FocusNetSegmentationLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
         return FocusNetSegmentationParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
 
-    def segment(self, volumeNode, model=None, organs=None, device="auto", progress=None, perOrganNodes=True):
+    def segment(
+        self,
+        volumeNode,
+        model=None,
+        organs=None,
+        device="auto",
+        progress=None,
+        perOrganNodes=True,
+        uncertainty=False,
+    ):
         """Segment a CT and wait for the result; see ``FocusNetSegmentationLib.logic.SegmentationLogic.segment``."""
         if self._logic is None:
             from FocusNetSegmentationLib.logic import SegmentationLogic
 
             self._logic = SegmentationLogic()
-        return self._logic.segment(volumeNode, model, organs, device, progress, perOrganNodes)
+        return self._logic.segment(volumeNode, model, organs, device, progress, perOrganNodes, uncertainty)
 
     def services(self):
         """What the panel gets from 3D Slicer."""
@@ -184,12 +195,16 @@ class FocusNetSegmentationLogic(ScriptedLoadableModuleLogic):
     @staticmethod
     def start(volumeNode, parameterNode, organs):
         """Start a segmentation in a child process."""
+        from focusnet.outputs import OutputOptions
         from focusnet.segment import SegmentOptions
         from FocusNetSegmentationLib.job import SegmentationJob
         from FocusNetSegmentationLib.mrml import ResultOptions
 
         chosen = parameterNode
-        options = SegmentOptions(chosen.model or None, organs, chosen.device, chosen.precision, fast=chosen.fast)
+        output = OutputOptions(uncertainty=chosen.uncertainty)
+        options = SegmentOptions(
+            chosen.model or None, organs, chosen.device, chosen.precision, fast=chosen.fast, output=output
+        )
         existing = "replace" if chosen.replace else "keep"
         return SegmentationJob(volumeNode, options, ResultOptions(chosen.output == PER_ORGAN, existing))
 

@@ -1,4 +1,4 @@
-"""What goes from Slicer to a child process and back: a folder with a CT and a request, then labels and a report."""
+"""What goes from Slicer to a child process and back: a folder with a CT and a request, then the result."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from focusnet.geometry import Geometry, LabelMap, Volume
+from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions
+from focusnet.uncertainty import uncertainty_percent
 
 if TYPE_CHECKING:
     from focusnet.analysis import Analysis
 
 LABELS_FILE = "labels.npy"
+UNCERTAINTY_FILE = "uncertainty.npy"
 REPORT_FILE = "report.json"
 VOLUME_FILE = "ct.npy"
 REQUEST_FILE = "request.json"
@@ -32,6 +35,7 @@ class Report:
         notes: What a user should know about the computation.
         stamp: Version, model, weights and settings.
         seconds: Time it took.
+        uncertainty: Uncertainty of each voxel's label in percent, on the labels' grid, where it was asked for.
     """
 
     labelmap: LabelMap
@@ -40,12 +44,21 @@ class Report:
     notes: tuple[str, ...]
     stamp: Mapping[str, str]
     seconds: float
+    uncertainty: Volume | None = None
 
     @classmethod
-    def of(cls, analysis: Analysis) -> Report:
+    def of(cls, analysis: Analysis, options: SegmentOptions) -> Report:
         """What of an analysis goes to the user."""
-        notes = analysis.prediction.notes
-        return cls(analysis.labelmap, analysis.organs, analysis.flags, notes, analysis.stamp, analysis.seconds)
+        prediction = analysis.prediction
+        return cls(
+            analysis.labelmap,
+            analysis.organs,
+            analysis.flags,
+            prediction.notes,
+            analysis.stamp,
+            analysis.seconds,
+            uncertainty_percent(prediction.certainty) if options.output.uncertainty else None,
+        )
 
 
 def write_request(folder: Path, volume: Volume, options: SegmentOptions) -> None:
@@ -58,6 +71,7 @@ def write_request(folder: Path, volume: Volume, options: SegmentOptions) -> None
         "device": options.device,
         "precision": options.precision,
         "fast": options.fast,
+        "uncertainty": options.output.uncertainty,
     }
     (folder / REQUEST_FILE).write_text(json.dumps(request), encoding="utf-8")
 
@@ -68,12 +82,16 @@ def read_request(folder: Path) -> tuple[Volume, SegmentOptions]:
     request = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
     geometry = Geometry(array.shape, np.asarray(request.pop("affine")))
     organs = request.pop("organs")
-    return Volume(array, geometry), SegmentOptions(organs=None if organs is None else tuple(organs), **request)
+    output = OutputOptions(uncertainty=request.pop("uncertainty"))
+    options = SegmentOptions(organs=None if organs is None else tuple(organs), output=output, **request)
+    return Volume(array, geometry), options
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Put a result into a folder; the text comes last and says that the labels are complete."""
+    """Put a result into a folder; the text comes last and says that the arrays are complete."""
     np.save(folder / LABELS_FILE, report.labelmap.array)
+    if report.uncertainty is not None:
+        np.save(folder / UNCERTAINTY_FILE, report.uncertainty.array)
     content = {
         "affine": report.labelmap.geometry.affine.tolist(),
         "labels": {str(value): key for value, key in report.labelmap.organs.items()},
@@ -82,6 +100,7 @@ def write_report(folder: Path, report: Report) -> None:
         "notes": report.notes,
         "stamp": report.stamp,
         "seconds": report.seconds,
+        "has_uncertainty": report.uncertainty is not None,
     }
     (folder / REPORT_FILE).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
@@ -91,11 +110,16 @@ def read_report(folder: Path) -> Report:
     content = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     array = np.load(folder / LABELS_FILE, allow_pickle=False)
     labels = {int(value): key for value, key in content["labels"].items()}
+    geometry = Geometry(array.shape, np.asarray(content["affine"]))
+    uncertainty = None
+    if content["has_uncertainty"]:
+        uncertainty = Volume(np.load(folder / UNCERTAINTY_FILE, allow_pickle=False), geometry)
     return Report(
-        LabelMap(array, Geometry(array.shape, np.asarray(content["affine"])), labels),
+        LabelMap(array, geometry, labels),
         content["organs"],
         tuple(content["flags"]),
         tuple(content["notes"]),
         content["stamp"],
         content["seconds"],
+        uncertainty,
     )

@@ -94,7 +94,7 @@ class SegmentationJob:
         try:
             report = read_report(self._run.folder)
             stamped = replace(self._result_options, stamp={**self._result_options.stamp, **report.stamp})
-            result = mrml.segmentations_from_labelmap(report.labelmap, self.volume_node, stamped)
+            result = mrml.segmentations_from_labelmap(report.labelmap, self.volume_node, stamped, report.uncertainty)
         except FocusNetError as error:
             self.error = error
         except Exception as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from focusnet.analysis import analyse
+from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions, make_predictor, organ_keys
 
 from FocusNetSegmentationLib import runtime
@@ -23,7 +24,7 @@ class Outcome:
     """Result of one CT in the scene.
 
     Attributes:
-        result: The segmentation nodes.
+        result: The nodes.
         report: Labels, volumes, confidence, flags.
     """
 
@@ -52,6 +53,7 @@ class SegmentationLogic:
         device: str = "auto",
         progress: Progress | None = None,
         perOrganNodes: bool = True,
+        uncertainty: bool = False,
     ) -> Outcome:
         """Segment a CT and put the organs into the scene, in a folder beside it.
 
@@ -62,6 +64,7 @@ class SegmentationLogic:
             device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             progress: Told the stage, the finished share and the estimated seconds left.
             perOrganNodes: One segmentation node per organ; otherwise one node with all organs.
+            uncertainty: Also a volume node with the uncertainty of each voxel's label in percent.
 
         Raises:
             FocusNetError: The CT, the model or the organs are refused; the scene is unchanged.
@@ -69,7 +72,8 @@ class SegmentationLogic:
         runtime.ensure()
         from FocusNetSegmentationLib.mrml import ResultOptions
 
-        options = SegmentOptions(model, None if organs is None else tuple(organs), device)
+        wanted = None if organs is None else tuple(organs)
+        options = SegmentOptions(model, wanted, device, output=OutputOptions(uncertainty=uncertainty))
         return self.run(volumeNode, options, ResultOptions(per_organ=perOrganNodes), progress)
 
     def run(
@@ -91,12 +95,13 @@ class SegmentationLogic:
 
         volume = mrml.volume_from_node(volume_node)
         organs = None if options.organs is None else organ_keys(options.organs)
-        report = Report.of(analyse(volume, self._predictor(options), organs, progress, cancel))
+        report = Report.of(analyse(volume, self._predictor(options), organs, progress, cancel), options)
         stamped = replace(result_options, stamp={**result_options.stamp, **report.stamp})
-        return Outcome(mrml.segmentations_from_labelmap(report.labelmap, volume_node, stamped), report)
+        result = mrml.segmentations_from_labelmap(report.labelmap, volume_node, stamped, report.uncertainty)
+        return Outcome(result, report)
 
     def _predictor(self, options: SegmentOptions) -> Predictor:
-        wanted = replace(options, organs=None)
+        wanted = replace(options, organs=None, output=OutputOptions())
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # frees the memory of the model before
             self._loaded = (wanted, self._load(wanted))

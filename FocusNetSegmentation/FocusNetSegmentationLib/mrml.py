@@ -23,9 +23,11 @@ from slicer.util import addVolumeFromArray, arrayFromVolume, getNodesByClass
 from vtk.util.numpy_support import numpy_to_vtk
 
 from FocusNetSegmentationLib import geometry_bridge as bridge
+from FocusNetSegmentationLib.results import RESULT_ATTRIBUTE
+from FocusNetSegmentationLib.uncertainty_node import add_uncertainty
 
 LABELMAP = "Binary labelmap"
-RESULT_ATTRIBUTE = "FocusNet.Result"
+RESULT_CLASSES = ("vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode")
 UNREVIEWED = "UNREVIEWED"
 FOLDER_SUFFIX = "organs at risk"
 
@@ -47,17 +49,19 @@ class ResultOptions:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Segmentation nodes of one CT.
+    """Nodes of one CT.
 
     Attributes:
         nodes: Node that holds each organ, by organ key; the segment's ID is the organ's TG-263 name.
         folder: Subject-hierarchy item of the folder, None where one node holds all organs.
         missing: Keys of organs without a voxel; they have no segment.
+        uncertainty: Volume node with the uncertainty of each voxel's label in percent, where it was asked for.
     """
 
     nodes: dict[str, Any]
     folder: int | None
     missing: tuple[str, ...]
+    uncertainty: Any = None
 
     @property
     def unique_nodes(self) -> list[Any]:
@@ -113,13 +117,16 @@ def volume_to_node(volume: Volume, name: str) -> Any:
     return addVolumeFromArray(volume.array, bridge.vtk_ijk_to_ras(volume.geometry), name)
 
 
-def segmentations_from_labelmap(labelmap: LabelMap, volume_node: Any, options: ResultOptions | None = None) -> Result:
+def segmentations_from_labelmap(
+    labelmap: LabelMap, volume_node: Any, options: ResultOptions | None = None, uncertainty: Volume | None = None
+) -> Result:
     """Put organ labels into the scene as segmentation nodes on their CT.
 
     Args:
         labelmap: Labels in the world, on the grid of :func:`volume_from_node` or on any other.
         volume_node: The CT; gives parent transform, reference geometry and place in the subject hierarchy.
         options: One node per organ or one for all; what happens to earlier results; the stamp.
+        uncertainty: Percents in the world that become a volume node beside the segmentations.
 
     Returns:
         The new nodes. When anything fails the scene is as it was before.
@@ -149,22 +156,27 @@ def segmentations_from_labelmap(labelmap: LabelMap, volume_node: Any, options: R
             _fill_node(node, labels, group, options.stamp)
             _hierarchy().SetItemParent(_item_of(node), parent_item if folder is None else folder)
             by_organ.update(dict.fromkeys((o.key for o in group.values()), node))
+        map_node = None
+        if uncertainty is not None:
+            map_node = add_uncertainty(uncertainty, volume_node)
+            map_node.SetNodeReferenceID(_ct_role(), volume_node.GetID())
+            _mark(map_node, options.stamp)
+            _hierarchy().SetItemParent(_item_of(map_node), parent_item if folder is None else folder)
     remove_results(earlier)
-    return Result(by_organ, folder, missing)
+    return Result(by_organ, folder, missing, map_node)
 
 
 def results_on(volume_node: Any) -> list[Any]:
-    """Segmentation nodes of earlier results on a CT."""
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    """Nodes of earlier results on a CT: segmentations and maps of uncertainty."""
     return [
         node
-        for node in getNodesByClass("vtkMRMLSegmentationNode")
-        if node.GetAttribute(RESULT_ATTRIBUTE) and node.GetNodeReference(role) is volume_node
+        for node in _candidates()
+        if node.GetAttribute(RESULT_ATTRIBUTE) and node.GetNodeReference(_ct_role()) is volume_node
     ]
 
 
 def remove_results(nodes: list[Any]) -> None:
-    """Remove segmentation nodes with all that hangs on them, and the result folders that become empty."""
+    """Remove nodes of results with all that hangs on them, and the result folders that become empty."""
     folders = {_hierarchy().GetItemParent(_item_of(node)) for node in nodes}
     for node in nodes:
         remove_node(node)
@@ -231,6 +243,10 @@ def _fill_node(node: Any, labels: _LocalLabels, group: dict[int, Organ], stamp: 
         if not node.GetSegmentation().AddSegment(segment, o.tg263):
             raise RuntimeError(f"MRML refused the segment of {o.key}.")
     node.EndModify(modified)
+    _mark(node, stamp)
+
+
+def _mark(node: Any, stamp: Mapping[str, str]) -> None:
     node.SetAttribute(RESULT_ATTRIBUTE, UNREVIEWED)
     for key, text in stamp.items():
         node.SetAttribute(f"FocusNet.{key}", text)
@@ -252,6 +268,16 @@ def _stamp_line(stamp: Mapping[str, str]) -> str:
     return line.replace("|", "/").replace(":", "-")
 
 
+def _ct_role() -> str:
+    """Reference by which a node of a result knows its CT."""
+    return str(slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
+def _candidates() -> list[Any]:
+    """Nodes of the scene that can be part of a result."""
+    return [node for name in RESULT_CLASSES for node in getNodesByClass(name)]
+
+
 def _hierarchy() -> Any:
     return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
 
@@ -264,7 +290,7 @@ def _item_of(node: Any) -> int:
 
 
 def remove_node(node: Any) -> None:
-    """Remove a segmentation node with its display, its file and its place in the hierarchy."""
+    """Remove a node with its display, its file and its place in the hierarchy."""
     helpers = [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())] + [node.GetStorageNode()]
     item = _hierarchy().GetItemByDataNode(node)
     if item:
@@ -277,13 +303,13 @@ def remove_node(node: Any) -> None:
 
 @contextmanager
 def all_or_nothing() -> Iterator[list[int]]:
-    """Takes the segmentation nodes that the block made, and the hierarchy items it listed, out again when it fails."""
-    before = set(getNodesByClass("vtkMRMLSegmentationNode"))
+    """Takes segmentations and volumes that the block made, and hierarchy items it listed, out again when it fails."""
+    before = set(_candidates())
     items: list[int] = []
     try:
         yield items
     except BaseException:
-        for node in getNodesByClass("vtkMRMLSegmentationNode"):
+        for node in _candidates():
             if node not in before:
                 remove_node(node)
         for item in items:

@@ -8,6 +8,8 @@ from typing import Any
 
 from focusnet.organs import organ
 
+RESULT_ATTRIBUTE = "FocusNet.Result"
+"""Attribute of every node of a result, and of its folder."""
 SEVERITIES = ("error", "warning", "info")
 
 

@@ -75,7 +75,7 @@ def _segment(folder: Path) -> None:
             emit("progress", stage=stage, share=share, seconds_left=seconds_left)
 
     organs = None if options.organs is None else organ_keys(options.organs)
-    report = Report.of(analyse(volume, make_predictor(options), organs, progress))
+    report = Report.of(analyse(volume, make_predictor(options), organs, progress), options)
     emit("progress", stage="writing", share=1.0, seconds_left=0.0)
     write_report(folder, report)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from focusnet.errors import FocusNetError
-from focusnet.geometry import LabelMap
+from focusnet.geometry import LabelMap, Volume
 
 KEYS = {1: "parotid_l", 2: "parotid_r", 3: "brainstem"}
 FLAGS = (
@@ -44,7 +44,9 @@ class Child:
         organs = {key: {"volume_ml": 1.5, "confidence": 0.9, "flags": []} for key in KEYS.values()}
         organs["lens_l"] = {"volume_ml": 0.0, "confidence": 0.0, "flags": []}
         stamp = {"model": str(options.model)}
-        write_report(self.folder, Report(labels, organs, FLAGS, ("memory was short",), stamp, 12.3))
+        percent = Volume((volume.array // 10).astype(np.uint8), volume.geometry)
+        uncertainty = percent if options.output.uncertainty else None
+        write_report(self.folder, Report(labels, organs, FLAGS, ("memory was short",), stamp, 12.3, uncertainty))
         self.code = 0
 
 
@@ -186,6 +188,7 @@ def test_choices_reach_the_job(widget, outside, scene):
     ui.deviceComboBox.setCurrentIndex(1)
     ui.precisionComboBox.setCurrentIndex(1)
     ui.fastCheckBox.click()
+    ui.uncertaintyCheckBox.click()
     import qt
 
     ui.organsList.item(3).setCheckState(qt.Qt.Unchecked)
@@ -194,6 +197,7 @@ def test_choices_reach_the_job(widget, outside, scene):
     assert request["model"] == "openkbp7"
     assert request["organs"] == ["parotid_l", "parotid_r", "brainstem"]
     assert (request["device"], request["precision"], request["fast"]) == ("cpu", "fp32", True)
+    assert request["uncertainty"] is True
     outside.children[0].finish()
     widget.panel.poll()
     assert nodes(scene) == 1
@@ -213,6 +217,47 @@ def test_replacing_is_a_choice(widget, outside, scene):
     assert nodes(scene) == 3
 
 
+def maps(scene):
+    return [node for node in scene.GetNodesByClass("vtkMRMLScalarVolumeNode") if "uncertainty" in node.GetName()]
+
+
+def test_uncertainty_map_is_a_choice_and_is_replaced_with_its_result(widget, outside, scene):
+    import slicer
+
+    def run():
+        widget.ui.segmentButton.click()
+        outside.children[-1].finish()
+        widget.panel.poll()
+
+    run()
+    assert maps(scene) == []
+    widget.ui.replaceCheckBox.click()
+    widget.ui.uncertaintyCheckBox.click()
+    run()
+    (first,) = maps(scene)
+    assert first.GetName() == "CT uncertainty (%)"
+    ct = slicer.util.arrayFromVolume(slicer.util.getNode("CT"))
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(first), ct // 10)
+    assert widget.ui.inputVolumeSelector.currentNode().GetName() == "CT"
+    run()
+    (second,) = maps(scene)
+    assert second is not first
+    widget.ui.uncertaintyCheckBox.click()
+    run()
+    assert maps(scene) == []
+
+
+def test_uncertainty_map_is_not_taken_for_a_ct(module, outside, add_ct, scene):
+    from FocusNetSegmentationLib.results import RESULT_ATTRIBUTE
+
+    add_ct("CT uncertainty (%)").SetAttribute(RESULT_ATTRIBUTE, "UNREVIEWED")
+    add_ct("CT 2")
+    widget = module.FocusNetSegmentationWidget()
+    widget.setup()
+    assert widget.ui.inputVolumeSelector.currentNode().GetName() == "CT 2"
+    widget.cleanup()
+
+
 def test_several_volumes_in_sequence(widget, outside, scene, add_ct):
     second = add_ct("CT 2")
     widget.ui.segmentButton.click()
@@ -229,12 +274,15 @@ def test_several_volumes_in_sequence(widget, outside, scene, add_ct):
 
 
 def test_cancel(widget, outside, scene):
+    before = scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode")
+    widget.ui.uncertaintyCheckBox.click()
     widget.ui.segmentButton.click()
     widget.ui.cancelButton.click()
     assert outside.children[0].ended
     assert widget.ui.statusLabel.text == "Cancelled; the scene is as it was."
     assert widget.ui.segmentButton.enabled
     assert nodes(scene) == 0
+    assert scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == before
     assert list(outside.temporary.iterdir()) == []
 
 
@@ -293,17 +341,20 @@ def test_choices_stay_with_the_scene(widget, outside, scene, tmp_path):
 
     widget.ui.outputComboBox.setCurrentIndex(1)
     widget.ui.fastCheckBox.click()
+    widget.ui.uncertaintyCheckBox.click()
     widget.ui.organsList.item(0).setCheckState(qt.Qt.Unchecked)
     save_scene(tmp_path / "s.mrb")
     scene.Clear(1)
     widget.enter()
     assert widget.ui.outputComboBox.currentIndex == 0
     assert not widget.ui.fastCheckBox.checked
+    assert not widget.ui.uncertaintyCheckBox.checked
     scene.Clear(1)
     assert scene.ReadFromMRB(str(tmp_path / "s.mrb"))
     widget.enter()
     assert widget.ui.outputComboBox.currentIndex == 1
     assert widget.ui.fastCheckBox.checked
+    assert widget.ui.uncertaintyCheckBox.checked
     states = [widget.ui.organsList.item(n).checkState() == qt.Qt.Checked for n in range(4)]
     assert states == [False, True, True, True]
 
@@ -450,7 +501,7 @@ def test_code_and_ui_file_name_the_same_widgets(root, module):
     code = (house / "FocusNetSegmentationLib/panel.py").read_text() + (house / "FocusNetSegmentation.py").read_text()
     assert set(re.findall(r"\bui\.(\w+)", code)) <= names
     bound = set(re.findall(r'"SlicerParameterName"[^>]*>\s*<string[^>]*>(\w+)<', text))
-    assert bound == {"inputVolume", "output", "device", "precision", "fast", "replace"}
+    assert bound == {"inputVolume", "output", "device", "precision", "fast", "uncertainty", "replace"}
     for name in bound:
         assert hasattr(module.FocusNetSegmentationParameterNode, name)
 
@@ -497,7 +548,8 @@ def test_logic_segments_from_the_console(module, monkeypatch, add_ct):
     monkeypatch.setattr(library, "SegmentationLogic", Logic)
     logic, ct = module.FocusNetSegmentationLogic(), add_ct()
     assert logic.segment(ct, model="m", perOrganNodes=False) == "outcome"
-    assert calls == [(ct, "m", None, "auto", None, False)]
+    assert logic.segment(ct, uncertainty=True) == "outcome"
+    assert calls == [(ct, "m", None, "auto", None, False, False), (ct, None, None, "auto", None, True, True)]
 
 
 def test_models_of_this_computer(module, monkeypatch, tmp_path):

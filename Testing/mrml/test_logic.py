@@ -3,9 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from focusnet.errors import Cancelled, FocusNetError
-from focusnet.geometry import LabelMap
+from focusnet.geometry import LabelMap, Volume
 from focusnet.inference import OrganResult
+from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions
+from focusnet.uncertainty import uncertainty_percent
 
 LPS_GRID = np.array([[-2.0, 0, 0, 39], [0, -2.2, 0, 38], [0, 0, 2.4, -34], [0, 0, 0, 1]])
 SHAPE = (30, 36, 40)
@@ -31,8 +33,17 @@ class Model:
         results = {key: OrganResult(1.23456, 0.98765, 0.98765) for key in keys.values()}
         settings = {"model": self.options.model or "default", "piece_zyx": [1, 2, 3]}
         return SimpleNamespace(
-            labelmap=LabelMap(array, volume.geometry, keys), organs=results, notes=("a note",), settings=settings
+            labelmap=LabelMap(array, volume.geometry, keys),
+            organs=results,
+            certainty=certainty_of(volume),
+            notes=("a note",),
+            settings=settings,
         )
+
+
+def certainty_of(volume):
+    """Another one for each organ."""
+    return Volume((255 - volume.array // 4).astype(np.uint8), volume.geometry)
 
 
 @pytest.fixture
@@ -78,6 +89,20 @@ def test_organs_in_any_spelling_and_one_node(logic, ct_node):
         logic.segment(ct, organs=["tail"])
 
 
+def test_uncertainty_is_a_volume_with_the_librarys_values(logic, ct_node, scene):
+    import slicer
+    from FocusNetSegmentationLib.mrml import volume_from_node
+
+    ct = ct_node(LPS_GRID, SHAPE)
+    assert logic.segment(ct).result.uncertainty is None
+    outcome = logic.segment(ct, uncertainty=True)
+    expected = uncertainty_percent(certainty_of(volume_from_node(ct))).array
+    assert set(np.unique(expected)) == {0, 10, 20, 29, 39}
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(outcome.result.uncertainty), expected)
+    np.testing.assert_array_equal(outcome.report.uncertainty.array, expected)
+    assert len(logic.loaded) == 1  # it is no other model
+
+
 def test_the_model_stays_loaded_until_another_is_asked_for(logic, ct_node):
     ct = ct_node(LPS_GRID, SHAPE)
     logic.segment(ct)
@@ -92,17 +117,20 @@ def test_cancelling_changes_nothing(logic, ct_node, scene):
 
     ct = ct_node(LPS_GRID, SHAPE)
     before = scene.GetNumberOfNodes()
+    wanted = SegmentOptions(output=OutputOptions(uncertainty=True))
     with pytest.raises(Cancelled):
-        logic.run(ct, SegmentOptions(), ResultOptions(), cancel=lambda: True)
+        logic.run(ct, wanted, ResultOptions(), cancel=lambda: True)
     assert scene.GetNumberOfNodes() == before
 
 
 def test_report_survives_the_way_through_a_folder(logic, ct_node, tmp_path):
     from FocusNetSegmentationLib.exchange import read_report, write_report
 
-    report = logic.segment(ct_node(LPS_GRID, SHAPE)).report
+    report = logic.segment(ct_node(LPS_GRID, SHAPE), uncertainty=True).report
     write_report(tmp_path, report)
     back = read_report(tmp_path)
+    np.testing.assert_array_equal(back.uncertainty.array, report.uncertainty.array)
+    np.testing.assert_array_equal(back.uncertainty.geometry.affine, report.uncertainty.geometry.affine)
     np.testing.assert_array_equal(back.labelmap.array, report.labelmap.array)
     np.testing.assert_array_equal(back.labelmap.geometry.affine, report.labelmap.geometry.affine)
     assert back.labelmap.organs == report.labelmap.organs
@@ -117,7 +145,7 @@ def test_request_survives_the_way_through_a_folder(ct_node, transform_node, tmp_
     shear = np.eye(4)
     shear[1, 2] = 0.2
     volume = volume_from_node(ct_node(LPS_GRID, SHAPE, transform_node(shear), shear))
-    options = SegmentOptions("m", ("lens_l",), "cpu", "fp32", fast=True)
+    options = SegmentOptions("m", ("lens_l",), "cpu", "fp32", fast=True, output=OutputOptions(uncertainty=True))
     write_request(tmp_path, volume, options)
     back, again = read_request(tmp_path)
     np.testing.assert_array_equal(back.array, volume.array)

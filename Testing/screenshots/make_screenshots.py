@@ -71,7 +71,7 @@ def _patient() -> Any:
     from FocusNetSegmentationLib.structures import Structure, add_structures
 
     phantom = make_phantom(SEED)
-    ct = mrml.volume_to_node(phantom.volume, "Planning CT")
+    ct = mrml.volume_to_node(phantom.volume, "Phantom CT")
     display = slicer.vtkMRMLScalarVolumeDisplayNode()
     slicer.mrmlScene.AddNode(display)
     display.SetAutoWindowLevel(False)

@@ -7,7 +7,10 @@ import time
 import numpy as np
 import pytest
 from focusnet.geometry import Geometry, Volume
+from focusnet.inference import Predictor
+from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions
+from focusnet.uncertainty import uncertainty_percent
 from FocusNetSegmentationLib import worker
 from FocusNetSegmentationLib.exchange import read_report, write_request
 from FocusNetSegmentationLib.process import child_environment
@@ -37,6 +40,19 @@ def test_segments_in_the_folder_and_tells_its_progress(folder, ct, tiny_model, c
     assert report.labelmap.array.any()
     assert report.stamp["model"] == "tiny"
     assert set(report.organs) == set(report.labelmap.organs.values())
+    assert report.uncertainty is None
+
+
+def test_uncertainty_comes_back_as_the_library_gives_it(folder, ct, tiny_model, tiny_bundle):
+    options = SegmentOptions(tiny_model, device="cpu", output=OutputOptions(uncertainty=True))
+    write_request(folder, ct, options)
+    assert worker.main(folder, os.getpid()) == 0
+    returned = read_report(folder).uncertainty
+    expected = uncertainty_percent(Predictor(tiny_bundle, "cpu").predict(ct).certainty)
+    assert expected.array.any()
+    np.testing.assert_array_equal(returned.array, expected.array)
+    assert returned.array.dtype == np.uint8
+    assert returned.geometry.is_close(ct.geometry)
 
 
 def test_sheared_grid_is_segmented_where_it_lies(folder, ct, tiny_model):
