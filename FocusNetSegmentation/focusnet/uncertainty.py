@@ -18,7 +18,7 @@ Line = tuple[float, float]
 """Offset and slope of the expected DSC over the mean probability."""
 
 MIN_CASES = 8
-PRIOR_CASES = 4.0
+PRIOR_CASES = 20.0
 
 
 def fit_expectation(certainties: Sequence[float], scores: Sequence[float]) -> Line | None:

@@ -15,14 +15,14 @@ def test_a_certainty_that_tells_nothing_has_an_error_but_no_merit():
 
 
 def test_a_certainty_that_tells_the_dsc_is_reliable_in_every_bin():
-    certainty = list(np.linspace(0.6, 0.95, 40))
+    certainty = list(np.linspace(0.6, 0.95, 400))
     found = reliability([Measured(list(np.array(certainty) * 1.2 - 0.3), certainty)])
     assert found.correlation > 0.99
     assert found.error < 0.02
     for low, high, n, mean in found.bins:
         assert n > 0
         assert low - 0.02 < mean < high + 0.02
-    assert sum(n for *_, n, _ in found.bins) == 40
+    assert sum(n for *_, n, _ in found.bins) == 400
 
 
 def test_organs_with_few_patients_do_not_count():
