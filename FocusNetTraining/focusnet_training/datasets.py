@@ -190,23 +190,29 @@ def prepare(
     """
     cache.mkdir(parents=True, exist_ok=True)
 
-    def one(name: str) -> PreparedCase:
+    def written(name: str) -> Path:
         case = dataset.cases[name]
         stem = cache / f"{name}-{_cache_key(case, organs, spacing_xyz)}"
         if not stem.with_suffix(".json").exists():
             _write_prepared(case, dataset, organs, spacing_xyz, stem)
-        meta = json.loads(stem.with_suffix(".json").read_text())
-        return PreparedCase(
-            name,
-            np.load(stem.with_suffix(".ct.npy"), mmap_mode="r"),
-            np.load(stem.with_suffix(".labels.npy"), mmap_mode="r"),
-            Geometry(tuple(meta["shape_zyx"]), np.asarray(meta["affine"])),
-            np.array([o in case.annotated for o in organs]),
-            np.array([o in case.scored for o in organs]),
-        )
+        return stem
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(one, names))
+        stems = list(pool.map(written, names))
+    # Not in the threads: numpy parses the files' heads with Python's parser, which in 3.11 is not safe there.
+    return [_open_prepared(dataset.cases[name], stem, organs) for name, stem in zip(names, stems, strict=True)]
+
+
+def _open_prepared(case: Case, stem: Path, organs: Sequence[str]) -> PreparedCase:
+    meta = json.loads(stem.with_suffix(".json").read_text())
+    return PreparedCase(
+        case.name,
+        np.load(stem.with_suffix(".ct.npy"), mmap_mode="r"),
+        np.load(stem.with_suffix(".labels.npy"), mmap_mode="r"),
+        Geometry(tuple(meta["shape_zyx"]), np.asarray(meta["affine"])),
+        np.array([o in case.annotated for o in organs]),
+        np.array([o in case.scored for o in organs]),
+    )
 
 
 def _cache_key(case: Case, organs: Sequence[str], spacing_xyz: tuple[float, float, float]) -> str:

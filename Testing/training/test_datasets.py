@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -35,6 +36,15 @@ def test_prepared_case_keeps_place_and_side(blobs, tmp_path):
     again = prepare(dataset, ["blob_0"], ORGANS, (3.0, 3.0, 3.0), tmp_path)[0]
     assert isinstance(again.ct, np.memmap)
     np.testing.assert_array_equal(again.labels, case.labels)
+
+
+def test_prepared_files_are_opened_in_the_calling_thread(blobs, tmp_path, monkeypatch):
+    """Python 3.11's parser, which numpy uses on the head of a file, fails now and then in threads."""
+    threads = []
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda *a, **k: threads.append(threading.current_thread()) or load(*a, **k))
+    prepare(read_dataset(blobs), ["blob_0", "blob_1"], ORGANS, (3.0, 3.0, 3.0), tmp_path)
+    assert threads == [threading.current_thread()] * 4
 
 
 def test_a_flipped_file_gives_the_same_prepared_case(blobs):

@@ -124,7 +124,7 @@ def test_quiet_is_quiet_and_verbose_lists_the_organs(focusnet, ct_file, tiny_mod
     assert focusnet("segment", ct_file, "-o", tmp_path / "q", "--model", tiny_model, "-q") == (0, [], [])
     code, out, _ = focusnet("segment", ct_file, "-o", tmp_path / "v", "--model", tiny_model, "-v")
     assert code == 0
-    assert {line.split()[0] for line in out if "confidence" in line} == ORGANS
+    assert {line.split()[0] for line in out if " ml   confidence " in line} == ORGANS
 
 
 def test_chosen_organs_in_any_spelling(focusnet, ct_file, tiny_model, tmp_path):
