@@ -25,6 +25,8 @@ def add_uncertainty(percent: Volume, volume_node: Any) -> Any:
         percent: 0 to 100 in the world, uint8 ``(z, y, x)``; see :func:`focusnet.uncertainty.uncertainty_percent`.
         volume_node: The CT.
     """
+    if slicer.mrmlScene.GetNodeByID(COLOURS_ID) is None:  # a cleared scene has lost the colour tables
+        slicer.modules.colors.logic().AddDefaultColorNodes()
     place = bridge.volume_placement(volume_node)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{volume_node.GetName()} {NAME_SUFFIX}")
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())

@@ -110,6 +110,16 @@ def test_map_on_another_grid_is_brought_to_the_ct(ct_node, transform_node, balls
         np.testing.assert_allclose(centre_of(node, value), centre, atol=0.5)
 
 
+def test_colours_come_back_to_a_scene_that_lost_them_and_only_once(scene, ct_node):
+    for table in list(scene.GetNodesByClass("vtkMRMLColorNode")):
+        scene.RemoveNode(table)
+    node = bring_back(ct_node(LPS, SHAPE)).uncertainty
+    assert node.GetDisplayNode().GetColorNode().GetName() == "Iron"
+    tables = scene.GetNumberOfNodesByClass("vtkMRMLColorNode")
+    assert bring_back(ct_node(LPS, SHAPE)).uncertainty.GetDisplayNode().GetColorNode().GetName() == "Iron"
+    assert scene.GetNumberOfNodesByClass("vtkMRMLColorNode") == tables
+
+
 def test_certain_voxels_are_transparent_and_the_window_is_all_percents(scene, ct_node):
     node = bring_back(ct_node(LPS, SHAPE)).uncertainty
     display = node.GetDisplayNode()
