@@ -92,7 +92,8 @@ def _read_header(data: bytes, model: str) -> Header:
     def refusal(why: str) -> FocusNetError:
         return FocusNetError("E_BUNDLE_FORMAT", f"{FILE_NAME} of '{model}' {why}; get the bundle again.")
 
-    if data[:2] == b"PK" or data[:1] == b"\x80":
+    # A safetensors file may begin with the same bytes, which are its header's length; but then the header follows.
+    if (data[:2] == b"PK" or data[:1] == b"\x80") and data[8:9] != b"{":
         raise refusal("is a pickle or zip archive, which is never read")
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else -1
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):

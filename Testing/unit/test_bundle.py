@@ -197,6 +197,16 @@ def negative(header):
     header["snet.head.bias"]["shape"] = [-2, -3]
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"PK"], ids=["as a pickle", "as a zip"])
+def test_a_header_whose_length_looks_like_another_format_is_read(copy, first):
+    data = (copy / "weights.safetensors").read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    longer = next(n for n in range(length, length + 2**16) if struct.pack("<Q", n).startswith(first))
+    header = data[8 : 8 + length].ljust(longer)
+    put_weights(copy, struct.pack("<Q", longer) + header + data[8 + length :])
+    assert load_bundle(copy).spec.name
+
+
 @pytest.mark.parametrize("change", [rename, drop, reshape, overlap, retype, as_integers, negative])
 def test_a_header_that_is_not_the_architecture_is_refused(copy, change):
     change_header(copy, change)
