@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
 import sys
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +19,16 @@ from focusnet.errors import FocusNetError
 
 DEFAULT_MODEL = "openkbp7"
 MAX_COMPRESSION = 100
+# What reading a damaged, encrypted or foreign archive raises.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
 ENVIRONMENT_VARIABLE = "FOCUSNET_MODELS"
 
 
@@ -101,7 +114,8 @@ def install_bundle(source: Path | str, *, overwrite: bool = False, destination: 
         The installed bundle's folder.
 
     Raises:
-        FocusNetError: ``E_BUNDLE_*`` when the source is no sound bundle, ``E_OUTPUT_EXISTS`` when the name is taken.
+        FocusNetError: ``E_BUNDLE_*`` when the source is no sound bundle, ``E_OUTPUT_EXISTS`` when the name is taken,
+            ``E_OUTPUT_WRITE`` when there is no space to unpack or install it.
     """
     source = Path(source)
     destination = destination or user_folder()
@@ -138,13 +152,21 @@ def _copy(source: Path, target: Path) -> None:
 def _unpack(source: Path, target: Path) -> None:
     """Unpack the three files of a bundle by their own names, whatever paths and sizes the archive claims."""
     try:
-        with zipfile.ZipFile(source) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            _check_members(source.name, members)
-            for member in members:
-                _write_member(archive, member, target / PurePosixPath(member.filename).name)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise FocusNetError("E_BUNDLE_FORMAT", f"'{source.name}' is no readable zip of a bundle ({error}).") from None
+        archive = zipfile.ZipFile(source)
+    except DAMAGED as error:
+        raise _damaged(source.name, error) from None
+    with archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        _check_members(source.name, members)
+        for member in members:
+            name = PurePosixPath(member.filename).name
+            try:
+                with (target / name).open("wb") as file:
+                    file.writelines(_blocks(archive, member, source.name))
+            except OSError as error:
+                raise FocusNetError(
+                    "E_OUTPUT_WRITE", f"{name} can't be unpacked: {error.strerror}; free space for temporary files."
+                ) from error
 
 
 def _check_members(source: str, members: list[zipfile.ZipInfo]) -> None:
@@ -161,13 +183,22 @@ def _check_members(source: str, members: list[zipfile.ZipInfo]) -> None:
             raise FocusNetError("E_BUNDLE_FORMAT", f"'{source}' is compressed more than weights can be; not unpacked.")
 
 
-def _write_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    left = FILE_LIMITS[path.name]
-    with archive.open(member) as stream, path.open("wb") as file:
-        while block := stream.read(2**20):
-            left -= len(block)
-            if left < 0:
-                raise FocusNetError(
-                    "E_BUNDLE_FORMAT", f"{path.name} unpacks to more than {FILE_LIMITS[path.name]} bytes; not unpacked."
-                )
-            file.write(block)
+def _blocks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: str) -> Iterator[bytes]:
+    """Content of one file of the archive, never more than its limit."""
+    name = PurePosixPath(member.filename).name
+    left = FILE_LIMITS[name]
+    try:
+        with archive.open(member) as stream:
+            while block := stream.read(2**20):
+                left -= len(block)
+                if left < 0:
+                    raise FocusNetError(
+                        "E_BUNDLE_FORMAT", f"{name} unpacks to more than {FILE_LIMITS[name]} bytes; not unpacked."
+                    )
+                yield block
+    except DAMAGED as error:
+        raise _damaged(source, error) from None
+
+
+def _damaged(source: str, error: Exception) -> FocusNetError:
+    return FocusNetError("E_BUNDLE_FORMAT", f"'{source}' is no readable zip of a bundle ({error}); get it again.")

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import stat
@@ -152,6 +153,32 @@ def test_a_zip_bomb_is_not_unpacked(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(model_store, "MAX_COMPRESSION", 10**9)
     monkeypatch.setitem(model_store.FILE_LIMITS, "weights.safetensors", 2**20)
     refused("E_BUNDLE_FORMAT", install_bundle, source, words="unpacks to more")
+
+
+@pytest.mark.parametrize("filling", [0xFF, 0x00])
+def test_a_damaged_download_is_refused_wherever_the_damage_is(tiny_bundle, tmp_path, filling):
+    """Bad checksums, bad block types and bad directories each fail in their own way inside the archive reader."""
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for name in FILES:
+            file.write(tiny_bundle.folder / name, name)
+    data = (tmp_path / "whole.zip").read_bytes()
+    damaged = tmp_path / "damaged.zip"
+    for start in range(0, len(data) - 64, len(data) // 40):
+        damaged.write_bytes(data[:start] + bytes([filling]) * 64 + data[start + 64 :])
+        refused("E_BUNDLE_FORMAT", install_bundle, damaged)
+
+
+def test_no_space_to_unpack_is_not_called_a_bad_archive(tiny_bundle, tmp_path, monkeypatch):
+    source = archive(tiny_bundle, tmp_path / "whole.zip")
+    opened = Path.open
+
+    def full(path, mode="r", *args, **kwargs):
+        if "w" in mode and path.name == "weights.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    refused("E_OUTPUT_WRITE", install_bundle, source, words="No space left")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"not a zip"])
