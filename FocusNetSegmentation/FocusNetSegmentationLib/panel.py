@@ -13,6 +13,7 @@ from focusnet.errors import Cancelled, FocusNetError
 from focusnet.organs import organ
 
 from FocusNetSegmentationLib import results
+from FocusNetSegmentationLib.widgets import NOT_INSTALLED, LogView, colour_row, fill_row, make_timer, may_install
 
 PER_ORGAN = "One segmentation per organ, in a folder"
 ONE_NODE = "One segmentation with all organs"
@@ -89,11 +90,9 @@ class Panel:
         self._job_volume: Any = None
         self._outcome: Any = None
         self._rows: list[results.Row] = []
-        self._shown_log = 0
+        self._log = LogView(ui.logTextEdit)
         self._filling = False
-        self._timer = qt.QTimer()
-        self._timer.interval = POLL_MILLISECONDS
-        self._timer.connect("timeout()", self.poll)
+        self._timer = make_timer(POLL_MILLISECONDS, self.poll)
         ui.disclaimerLabel.text = DISCLAIMER
         ui.progressBar.visible = False
         ui.resultCollapsibleButton.visible = False
@@ -172,7 +171,7 @@ class Panel:
         if self._job is None:
             return
         running = self._job.poll()
-        self._show_log()
+        self._log.show(self._job.log)
         if running:
             self._show_progress()
             return
@@ -189,12 +188,8 @@ class Panel:
         missing = self._services.missing_packages()
         if not missing:
             return True
-        question = (
-            f"Segmentation needs these Python packages in 3D Slicer: {', '.join(missing)}.\n\n"
-            "Install them now? PyTorch is large; this can take several minutes."
-        )
-        if not self._services.confirm(question):
-            self._tell("Not started: the Python packages are not installed.")
+        if not may_install(self._services.confirm, "Segmentation", missing):
+            self._tell(NOT_INSTALLED)
             return False
         self._tell("Installing Python packages...")
         wheels = self.ui.wheelsPathEdit.currentPath
@@ -207,8 +202,7 @@ class Panel:
         if organs == ():
             raise FocusNetError("E_USAGE", "No organ is chosen; tick at least one under Advanced.")
         self.forget_result()
-        self.ui.logTextEdit.clear()
-        self._shown_log = 0
+        self._log.clear()
         self._job_volume = self.ui.inputVolumeSelector.currentNode()
         self._job = self._services.start(self._job_volume, self._parameters, organs)
         self.ui.progressBar.visible = True
@@ -220,11 +214,6 @@ class Panel:
         self.ui.progressBar.value = round(100 * progress.share)
         left = "" if progress.seconds_left is None else f", about {_duration(progress.seconds_left)} left"
         self._tell(f"{progress.stage.capitalize()}: {progress.share:.0%}{left}")
-
-    def _show_log(self) -> None:
-        for line in self._job.log[self._shown_log :]:
-            self.ui.logTextEdit.appendPlainText(line)
-        self._shown_log = len(self._job.log)
 
     def show_finished(self, outcome: Any, volume: Any) -> None:
         """Show a result that is in the scene, on its CT."""
@@ -247,12 +236,9 @@ class Panel:
                 f"{row.confidence:.2f}" if found else "",
                 row.message,
             )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(row.message or row.name)
-                if row.severity and column in (0, MESSAGE_COLUMN):
-                    item.setForeground(qt.QBrush(qt.QColor(COLOURS[row.severity])))
-                table.setItem(number, column, item)
+            fill_row(table, number, texts, row.message or row.name)
+            if row.severity:
+                colour_row(table, number, (0, MESSAGE_COLUMN), COLOURS[row.severity])
         table.resizeColumnsToContents()
         table.setColumnWidth(MESSAGE_COLUMN, MESSAGE_WIDTH)  # it takes what is left
         table.resizeRowsToContents()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import qt
 from focusnet.errors import FocusNetError
+from FocusNetSegmentationLib.widgets import colour_row, fill_row
 
 from FocusNetTrainingLib.scene_cases import take_cases
 from FocusNetTrainingLib.services import TrainServices
@@ -125,11 +125,9 @@ class DataPanel:
         table.visible = bool(findings)
         table.setRowCount(len(findings))
         for number, finding in enumerate(findings):
-            for column, text in enumerate((finding["case"], finding["message"])):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(f"{finding['severity']}: {finding['message']} [{finding['code']}]")
-                item.setForeground(qt.QBrush(qt.QColor(COLOURS[finding["severity"]])))
-                table.setItem(number, column, item)
+            texts = (finding["case"], finding["message"])
+            fill_row(table, number, texts, f"{finding['severity']}: {finding['message']} [{finding['code']}]")
+            colour_row(table, number, range(len(texts)), COLOURS[finding["severity"]])
         table.resizeColumnsToContents()
 
     def _path_changed(self, *_: Any) -> None:

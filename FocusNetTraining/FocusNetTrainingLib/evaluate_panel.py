@@ -11,6 +11,7 @@ from typing import Any
 import qt
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.organs import CATALOGUE, organ
+from FocusNetSegmentationLib.widgets import LogView, colour_row, fill_row, make_timer
 
 from FocusNetTrainingLib.evaluate_request import (
     REPORT_FILE,
@@ -91,10 +92,10 @@ class EvaluatePanel:
         self._names: list[NameRow] = []
         self._spellings: dict[str, str] = {}
         self._lines: list[Line] = []
-        self._shown_log = 0
+        self._log = LogView(ui.evaluateLogTextEdit)
         self._filling = False
-        self._timer = self._make_timer(POLL_MILLISECONDS, self.poll)
-        self._refresh_timer = self._make_timer(REFRESH_MILLISECONDS, self.refresh)
+        self._timer = make_timer(POLL_MILLISECONDS, self.poll)
+        self._refresh_timer = make_timer(REFRESH_MILLISECONDS, self.refresh)
         self._refresh_timer.singleShot = True
         for kind in KINDS:
             ui.kindComboBox.addItem(kind)
@@ -225,9 +226,7 @@ class EvaluatePanel:
         if self._job is None:
             return
         running = self._job.poll()
-        for line in self._job.log[self._shown_log :]:
-            self.ui.evaluateLogTextEdit.appendPlainText(line)
-        self._shown_log = len(self._job.log)
+        self._log.show(self._job.log)
         if running:
             progress = self._job.progress
             self.ui.evaluateProgressBar.value = round(100 * progress.share)
@@ -249,12 +248,9 @@ class EvaluatePanel:
         table = self.ui.metricsTable
         table.setRowCount(len(self._lines))
         for number, line in enumerate(self._lines):
-            for column, text in enumerate(line.cells):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(line.hint)
-                if line.is_poor:
-                    item.setForeground(qt.QBrush(qt.QColor(POOR)))
-                table.setItem(number, column, item)
+            fill_row(table, number, line.cells, line.hint)
+            if line.is_poor:
+                colour_row(table, number, range(len(line.cells)), POOR)
         table.resizeColumnsToContents()
         table.setColumnWidth(STATE_COLUMN, STATE_WIDTH)
         table.resizeRowsToContents()
@@ -337,8 +333,7 @@ class EvaluatePanel:
         self._found = None
         self._finished = None
         self._lines = []
-        self._shown_log = 0
-        self.ui.evaluateLogTextEdit.clear()
+        self._log.clear()
         self.ui.metricsTable.setRowCount(0)
         self.ui.comparisonCollapsibleButton.visible = False
 
@@ -372,8 +367,7 @@ class EvaluatePanel:
         unknown = sum(1 for row in self._names if not row.organ)
         self.ui.namesCollapsibleButton.text = "Names" + (f" ({unknown} not compared)" if unknown else "")
         for number, row in enumerate(self._names):
-            table.setItem(number, 0, qt.QTableWidgetItem(row.name))
-            table.setItem(number, 1, qt.QTableWidgetItem("both" if len(row.sides) == len(SIDES) else row.sides[0]))
+            fill_row(table, number, (row.name, "both" if len(row.sides) == len(SIDES) else row.sides[0]))
             table.setCellWidget(number, 2, self._organ_selector(row))
         table.resizeColumnsToContents()
 
@@ -411,12 +405,6 @@ class EvaluatePanel:
     def _select(self, combo: Any, name: str) -> None:
         names = [group for group, _ in self._groups]
         combo.setCurrentIndex(names.index(name) + 1 if name in names else 0)
-
-    def _make_timer(self, milliseconds: int, slot: Callable[[], None]) -> Any:
-        timer = qt.QTimer()
-        timer.interval = milliseconds
-        timer.connect("timeout()", slot)
-        return timer
 
     def _tell(self, text: str) -> None:
         self.ui.evaluateStatusLabel.text = text

@@ -14,6 +14,7 @@ from focusnet import DISCLAIMER
 from focusnet.errors import FocusNetError
 from focusnet.organs import CATALOGUE, suggest
 from focusnet.organs import find as find_organ
+from FocusNetSegmentationLib.widgets import NOT_INSTALLED, LogView, fill_row, make_timer, may_install
 
 from FocusNetTrainingLib.curves import organ_scores
 from FocusNetTrainingLib.data_panel import DataPanel
@@ -48,13 +49,11 @@ class TrainPanel:
         self._run: Any = None
         self.curves: Any = None
         self._shown_rows = -1
-        self._shown_log = 0
+        self._log = LogView(ui.logTextEdit)
         self._task: Any = None
         self._filling = False
         self._message = ""
-        self._timer = qt.QTimer()
-        self._timer.interval = POLL_MILLISECONDS
-        self._timer.connect("timeout()", self.poll)
+        self._timer = make_timer(POLL_MILLISECONDS, self.poll)
         self.data = DataPanel(ui, services, self._packages_ready)
         self.data.changed = self._data_changed
         ui.disclaimerLabel.text = DISCLAIMER
@@ -176,7 +175,7 @@ class TrainPanel:
         self._show_status(status)
         if known:
             self._show_rows()
-            self._show_log()
+            self._log.show(self._run.log)
 
     def _install(self, overwrite: bool) -> None:
         arguments = {"run": str(self._run.folder.path), "overwrite": overwrite}
@@ -203,12 +202,8 @@ class TrainPanel:
         missing = self._services.missing_packages()
         if not missing:
             return True
-        question = (
-            f"Training needs these Python packages in 3D Slicer: {', '.join(missing)}.\n\n"
-            "Install them now? PyTorch is large; this can take several minutes."
-        )
-        if not self._services.confirm(question):
-            self._message = "Not started: the Python packages are not installed."
+        if not may_install(self._services.confirm, "Training", missing):
+            self._message = NOT_INSTALLED
             self.update()
             return False
         wheels = self.ui.wheelsPathEdit.currentPath
@@ -342,8 +337,8 @@ class TrainPanel:
         if self._run is not None and str(self._run.folder.path) == path:
             return
         self._run = self._services.open_run(Path(path)) if path else None
-        self._shown_rows, self._shown_log = -1, 0
-        self.ui.logTextEdit.clear()
+        self._shown_rows = -1
+        self._log.clear()
         request = None if self._run is None else self._run.folder.read_request()
         if request is not None and self.status.state != "new":
             self._select_preset(request.preset)
@@ -386,18 +381,10 @@ class TrainPanel:
                 "" if best is None else f"{best:.3f}",
                 "" if error_mm is None else f"{error_mm:.1f}",
             )
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                if column > 0:
-                    item.setTextAlignment(qt.Qt.AlignCenter)
-                table.setItem(number, column, item)
+            fill_row(table, number, texts)
+            for column in range(1, len(texts)):
+                table.item(number, column).setTextAlignment(qt.Qt.AlignCenter)
         table.resizeColumnsToContents()
-
-    def _show_log(self) -> None:
-        log = self._run.log
-        for line in log[self._shown_log :]:
-            self.ui.logTextEdit.appendPlainText(line)
-        self._shown_log = len(log)
 
     def _show_chart(self, kind: Any) -> None:
         if self.curves is not None:

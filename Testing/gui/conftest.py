@@ -50,11 +50,9 @@ def application(standins: Any, scene: Any, root: Path, monkeypatch: pytest.Monke
     failures: list[BaseException] = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: failures.append(error))
     standins.install(monkeypatch, root / "FocusNetSegmentation" / "Resources")
-    for name in ("FocusNetSegmentation", "FocusNetSegmentationLib.panel"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    _forget_panels()
     yield slicer.app
-    for name in ("FocusNetSegmentation", "FocusNetSegmentationLib.panel"):
-        sys.modules.pop(name, None)
+    _forget_panels()
     # Qt and VTK only print what a slot or an observer raises.
     assert failures == []
 
@@ -71,13 +69,14 @@ def training_module(standins: Any, scene: Any, root: Path, monkeypatch: pytest.M
     failures: list[BaseException] = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: failures.append(error))
     standins.install(monkeypatch, root / "FocusNetTraining" / "Resources")
-    _forget_training_panels()
+    _forget_panels()
     yield load("FocusNetTraining", root / "FocusNetTraining" / "FocusNetTraining.py")
-    _forget_training_panels()
+    _forget_panels()
     assert failures == []
 
 
-def _forget_training_panels() -> None:
+def _forget_panels() -> None:
+    """Forget what was loaded with the stand-ins of one test."""
     for name in list(sys.modules):
-        if name == "FocusNetTraining" or (name.startswith("FocusNetTrainingLib.") and name.endswith("_panel")):
+        if name.startswith("FocusNet") and name.endswith(("Segmentation", "Training", "panel", ".widgets")):
             del sys.modules[name]

@@ -12,6 +12,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="needs PySide6 and the libraries
 FILES = (
     "FocusNetSegmentation/FocusNetSegmentation.py",
     "FocusNetSegmentation/FocusNetSegmentationLib/panel.py",
+    "FocusNetSegmentation/FocusNetSegmentationLib/widgets.py",
     "FocusNetTraining/FocusNetTraining.py",
     "FocusNetTraining/FocusNetTrainingLib/data_panel.py",
     "FocusNetTraining/FocusNetTrainingLib/evaluate_panel.py",
