@@ -23,11 +23,12 @@ import torch
 from focusnet.devices import computing
 from focusnet.evaluation.overlap import dice
 from focusnet.evaluation.surface import hausdorff_percentile_mm, surface_distances
+from focusnet_training.assembly import build_model
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import PreparedCase, prepare, read_dataset
 from focusnet_training.phantom import PhantomOptions, write_dataset
-from focusnet_training.trainer import Trainer, TrainingOptions, build_model
+from focusnet_training.trainer import Trainer, TrainingOptions
 from focusnet_training.validation import predict_case, refine
 
 SMALL = ("optic_chiasm", "optic_nerve_l", "optic_nerve_r")

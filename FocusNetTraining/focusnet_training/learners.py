@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,3 +67,11 @@ def restore_optimizers(learners: dict[str, Learner], states: dict[str, Any]) -> 
     """Inverse of `optimizer_states`."""
     for name, learner in learners.items():
         learner.optimizer.load_state_dict(states[name])
+
+
+def schedule(step: int, config: StageConfig) -> float:
+    """Learning-rate factor: linear warm-up, then a half cosine to zero."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

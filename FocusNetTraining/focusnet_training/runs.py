@@ -17,6 +17,7 @@ from focusnet.evaluation.overlap import dice
 from focusnet.inference import Predictor
 from focusnet.uncertainty import fit_expectation
 
+from focusnet_training.assembly import build_model, network_arguments
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
@@ -25,7 +26,7 @@ from focusnet_training.integrity import check_once
 from focusnet_training.model_card import Measured, ModelCard, OrganScore, reliability, write_card
 from focusnet_training.monitor import writing
 from focusnet_training.stopping import StopRequests
-from focusnet_training.trainer import Trainer, TrainingOptions, build_model, network_arguments
+from focusnet_training.trainer import Trainer, TrainingOptions
 from focusnet_training.validation import overlap
 
 RUN_FILE = "run.json"

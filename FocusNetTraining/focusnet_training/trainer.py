@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from focusnet.devices import DTYPES, is_out_of_memory, keep_memory, resolve_device, resolve_precision
 from focusnet.errors import Cancelled, FocusNetError
-from focusnet.networks.autoencoder import ShapeAutoencoder
-from focusnet.networks.builders import build
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.preprocessing import Intensity
 from numpy.typing import NDArray
 
+from focusnet_training.assembly import build_autoencoder, build_model, chosen_organs, chosen_small, mean_voxels
 from focusnet_training.augmentation import augment_intensity, cut_field_of_view, extract_chunk, random_affine
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import StageConfig, StageName, TrainingConfig
-from focusnet_training.datasets import Dataset, PreparedCase, prepare, small_organs
+from focusnet_training.datasets import Dataset, PreparedCase, prepare
 from focusnet_training.distributed import Processes
 from focusnet_training.identity import config_difference, data_difference, data_identity
-from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers
+from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers, schedule
 from focusnet_training.losses import class_weights
 from focusnet_training.monitor import Monitor, Position, Report, Step, writing
 from focusnet_training.sampling import ChunkSampler, step_generator
@@ -96,9 +95,9 @@ class Trainer:
         self.precision = resolve_precision(options.precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
-        self.organs = _chosen_organs(config, dataset)
+        self.organs = chosen_organs(config, dataset)
         self.training, self.validation = self._prepare(dataset, cache or folder / "cache")
-        self.small = _chosen_small(config, self.training, self.organs)
+        self.small = chosen_small(config, self.training, self.organs)
         self.case_names = (*dataset.training, *dataset.validation)
         self.data = self.processes.from_first(
             lambda: data_identity(self.training, self.validation, self.organs, self.small)
@@ -117,7 +116,7 @@ class Trainer:
         self.intensity = Intensity(config.data.window_hu)
         self.task = Task(
             torch.as_tensor(
-                class_weights(_mean_voxels(self.training, len(self.organs)), config.loss.weight_range),
+                class_weights(mean_voxels(self.training, len(self.organs)), config.loss.weight_range),
                 dtype=torch.float32,
                 device=self.device,
             ),
@@ -475,33 +474,6 @@ class Trainer:
         self.monitor.resume(self._position, state["losses"], state["seconds"], due=self.due)
 
 
-def build_model(config: TrainingConfig, organs: int, small: int) -> FocusNetV2:
-    """The network of a configuration for ``organs`` classes and ``small`` small organs."""
-    model = build("focusnetv2", **network_arguments(config, organs, small))
-    assert isinstance(model, FocusNetV2)
-    return model
-
-
-def build_autoencoder(config: TrainingConfig) -> ShapeAutoencoder | None:
-    """The autoencoder of a configuration's shape constraint, if it has one."""
-    if config.shape.constraint == "none":
-        return None
-    return ShapeAutoencoder(config.network.roi_shape_zyx, config.shape.widths, config.shape.code_size)
-
-
-def network_arguments(config: TrainingConfig, organs: int, small: int) -> dict[str, Any]:
-    """Constructor arguments of the network, as the bundle stores them."""
-    return {"num_classes": organs + 1, "num_small": small, **config.network.model_dump()}
-
-
-def schedule(step: int, config: StageConfig) -> float:
-    """Learning-rate factor: linear warm-up, then a half cosine to zero."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
 def _check_shares(config: TrainingConfig, processes: Processes) -> None:
     uneven = [s.name for s in config.schedule if s.accumulate % processes.count]
     if uneven:
@@ -521,32 +493,3 @@ def _out_of_memory(device: torch.device) -> FocusNetError:
 
 def _yx(case: PreparedCase) -> np.ndarray:
     return np.asarray(case.geometry.spacing_zyx[1:])
-
-
-def _chosen_organs(config: TrainingConfig, dataset: Dataset) -> tuple[str, ...]:
-    organs = config.data.organs or dataset.organs
-    unknown = set(organs) - set(dataset.organs)
-    if unknown:
-        raise FocusNetError("E_CONFIG", f"The data set has no {', '.join(sorted(unknown))}.")
-    return organs
-
-
-def _chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str]) -> tuple[str, ...]:
-    if config.data.small_organs == "auto":
-        small = tuple(small_organs(cases, organs, config.data.small_voxels, config.network.roi_shape_zyx))
-    else:
-        small = config.data.small_organs
-        unknown = set(small) - set(organs)
-        if unknown:
-            raise FocusNetError("E_CONFIG", f"small_organs names {', '.join(sorted(unknown))}, which are not trained.")
-    if not small and any(stage.name != "snet" for stage in config.stages):
-        raise FocusNetError(
-            "E_CONFIG",
-            "No organ is small by the volume rule; train the stage snet alone, or name small_organs.",
-        )
-    return small
-
-
-def _mean_voxels(cases: Sequence[PreparedCase], organs: int) -> list[float]:
-    sizes = [[c.voxels[k].size for c in cases if k in c.voxels] for k in range(1, organs + 1)]
-    return [float(np.mean(s)) if s else 1.0 for s in sizes]

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from focusnet_training.assembly import build_autoencoder, build_model
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig, load_preset, preset_names
 from focusnet_training.datasets import read_dataset
-from focusnet_training.trainer import Trainer, TrainingOptions, build_autoencoder, build_model
+from focusnet_training.trainer import Trainer, TrainingOptions
 
 OPTIONS = TrainingOptions("cpu", "fp32")
 STAGES = ["snet", "sol", "aae", "sos", "joint"]

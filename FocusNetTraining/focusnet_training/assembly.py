@@ -1,0 +1,74 @@
+"""What a configuration and its data set make: the organs that are learned and the networks that learn them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from focusnet.errors import FocusNetError
+from focusnet.networks.autoencoder import ShapeAutoencoder
+from focusnet.networks.builders import build
+from focusnet.networks.focusnet import FocusNetV2
+
+from focusnet_training.config import TrainingConfig
+from focusnet_training.datasets import Dataset, PreparedCase, small_organs
+
+
+def chosen_organs(config: TrainingConfig, dataset: Dataset) -> tuple[str, ...]:
+    """The organs to train: those asked for, or all of the data set.
+
+    Raises:
+        FocusNetError: ``E_CONFIG`` for an organ that the data set does not have.
+    """
+    organs = config.data.organs or dataset.organs
+    unknown = set(organs) - set(dataset.organs)
+    if unknown:
+        raise FocusNetError("E_CONFIG", f"The data set has no {', '.join(sorted(unknown))}.")
+    return organs
+
+
+def chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str]) -> tuple[str, ...]:
+    """The organs for SOL- and SOS-Net: those asked for, or by the volume rule.
+
+    Raises:
+        FocusNetError: ``E_CONFIG`` for organs that are not trained, or when a stage of small organs has none.
+    """
+    if config.data.small_organs == "auto":
+        small = tuple(small_organs(cases, organs, config.data.small_voxels, config.network.roi_shape_zyx))
+    else:
+        small = config.data.small_organs
+        unknown = set(small) - set(organs)
+        if unknown:
+            raise FocusNetError("E_CONFIG", f"small_organs names {', '.join(sorted(unknown))}, which are not trained.")
+    if not small and any(stage.name != "snet" for stage in config.stages):
+        raise FocusNetError(
+            "E_CONFIG",
+            "No organ is small by the volume rule; train the stage snet alone, or name small_organs.",
+        )
+    return small
+
+
+def mean_voxels(cases: Sequence[PreparedCase], organs: int) -> list[float]:
+    """Mean voxels of each organ over the cases that show it, 1 where none does."""
+    sizes = [[c.voxels[k].size for c in cases if k in c.voxels] for k in range(1, organs + 1)]
+    return [float(np.mean(s)) if s else 1.0 for s in sizes]
+
+
+def build_model(config: TrainingConfig, organs: int, small: int) -> FocusNetV2:
+    """The network of a configuration for ``organs`` classes and ``small`` small organs."""
+    model = build("focusnetv2", **network_arguments(config, organs, small))
+    assert isinstance(model, FocusNetV2)
+    return model
+
+
+def build_autoencoder(config: TrainingConfig) -> ShapeAutoencoder | None:
+    """The autoencoder of a configuration's shape constraint, if it has one."""
+    if config.shape.constraint == "none":
+        return None
+    return ShapeAutoencoder(config.network.roi_shape_zyx, config.shape.widths, config.shape.code_size)
+
+
+def network_arguments(config: TrainingConfig, organs: int, small: int) -> dict[str, Any]:
+    """Constructor arguments of the network, as the bundle stores them."""
+    return {"num_classes": organs + 1, "num_small": small, **config.network.model_dump()}
