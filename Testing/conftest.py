@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -24,13 +26,24 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture(scope="session")
-def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data set of six tiny cases in nnU-Net v2 raw layout; training on it takes seconds."""
-    spec = spec_from_file_location("small_dataset", ROOT / "Testing" / "training" / "conftest.py")
+def _load(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    folder: Path = module.write_blobs(tmp_path_factory.mktemp("small dataset"))
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[Path], ModuleType]:
+    """Gives the module of a file that is in no package."""
+    return _load
+
+
+@pytest.fixture(scope="session")
+def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data set of six tiny cases in nnU-Net v2 raw layout; training on it takes seconds."""
+    blobs = _load(ROOT / "Testing" / "training" / "conftest.py")
+    folder: Path = blobs.write_blobs(tmp_path_factory.mktemp("small dataset"))
     return folder

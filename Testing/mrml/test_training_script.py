@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 from focusnet.model_store import find_bundle
@@ -33,11 +32,8 @@ def script(root):
 
 
 @pytest.fixture
-def module(script):
-    spec = spec_from_file_location("train_script", script)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module(script, load_script):
+    return load_script(script)
 
 
 def test_train_pause_go_on_and_install(module, small_dataset, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from focusnet import cli
 from focusnet.bundle import Architecture, Bundle, ModelSpec, save_bundle
 from focusnet.geometry import Geometry, Volume
 from focusnet.io.image import write_image
@@ -109,3 +110,16 @@ def tiny_model(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("FOCUSNET_MODELS", str(tiny_bundle.folder.parent))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tiny_bundle.folder.name
+
+
+@pytest.fixture
+def focusnet(capsys):
+    """Run a command line in this process: exit code, lines of stdout, lines of stderr."""
+
+    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return call

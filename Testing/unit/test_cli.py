@@ -19,19 +19,6 @@ from focusnet.io.segmentation import read_segmentation
 ORGANS = {"brainstem", "parotid_l", "parotid_r", "lens_l", "optic_chiasm"}
 
 
-@pytest.fixture
-def focusnet(capsys):
-    """Run a command line in this process: exit code, lines of stdout, lines of stderr."""
-
-    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out.splitlines(), captured.err.splitlines()
-
-    return call
-
-
 def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **more}
 

@@ -4,25 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from focusnet import DISCLAIMER, cli
+from focusnet import DISCLAIMER
 from focusnet.batch import run as batch_run
 from focusnet.batch.work import run_task
 from focusnet.geometry import Geometry
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import Segment, Segmentation, write_segmentation
-
-
-@pytest.fixture
-def focusnet(capsys):
-    """Run a command line in this process: exit code, lines of stdout, lines of stderr."""
-
-    def call(*arguments: object) -> tuple[int, list[str], list[str]]:
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out.splitlines(), captured.err.splitlines()
-
-    return call
 
 
 @pytest.fixture

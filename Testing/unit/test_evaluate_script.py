@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pytest
@@ -19,11 +18,8 @@ def script(root):
 
 
 @pytest.fixture
-def module(script):
-    spec = spec_from_file_location("evaluate_script", script)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module(script, load_script):
+    return load_script(script)
 
 
 @pytest.fixture

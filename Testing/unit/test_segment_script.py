@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 import types
-from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import SimpleITK as sitk
@@ -16,11 +15,8 @@ def script(root):
 
 
 @pytest.fixture
-def module(script):
-    spec = spec_from_file_location("segment_script", script)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module(script, load_script):
+    return load_script(script)
 
 
 def test_one_node_per_organ_in_the_scene(script, ct_file, tiny_model, tmp_path):
