@@ -6,7 +6,7 @@ pre-trained one that is held ("frozen") and against it ("adversarial"). Only thi
 start from the same weights and see the same chunks. Test phantoms are seen by no stage. Finished arms are kept in the
 output folder and not trained again.
 
-    python Benchmarks/shape_constraint.py [-o runs/shape-constraint] [--seeds 3] [--steps 150]
+    python Benchmarks/shape_constraint.py [-o runs/shape-constraint] [--seeds 3] [--steps 450]
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def configuration(seed: int, constraint: str, stages: Iterable[dict[str, Any]]) 
 def train_base(folder: Path, data: Path, options: TrainingOptions, steps: int) -> Path:
     """S-Net and SOL-Net; the checkpoint from which all arms start."""
     stages = [
-        {"name": "snet", "steps": 2 * steps, "learning_rate": 2e-3},
-        {"name": "sol", "steps": 2 * steps, "learning_rate": 2e-3},
+        {"name": "snet", "steps": steps, "learning_rate": 2e-3},
+        {"name": "sol", "steps": steps, "learning_rate": 2e-3},
     ]
     if not (folder / "best-sol.pt").exists():
         trainer = Trainer(configuration(0, "none", stages), read_dataset(data), folder, options, data / "cache")
@@ -98,11 +98,11 @@ def with_new_sos_nets(base: Path, seed: int, path: Path) -> Path:
     return path
 
 
-def train_arm(seed: int, arm: str, start: Path, folder: Path, data: Path, steps: int) -> Trainer:
+def train_arm(seed: int, arm: str, start: Path, folder: Path, data: Path, steps: int, aae_steps: int) -> Trainer:
     """SOS-Net of one arm; the other parts stay as they are."""
     stages = [{"name": "sos", "steps": steps, "learning_rate": 2e-3, "adversary_learning_rate": 5e-4}]
     if arm != "none":
-        stages.insert(0, {"name": "aae", "steps": steps, "learning_rate": 1e-3})
+        stages.insert(0, {"name": "aae", "steps": aae_steps, "learning_rate": 1e-3})
     options = TrainingOptions(device="cpu", initial=start)
     trainer = Trainer(configuration(seed, arm, stages), read_dataset(data), folder, options, data / "cache")
     trainer.run(resume=(folder / "last.pt").exists())
@@ -161,7 +161,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/shape-constraint"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150, help="of SOS-Net; S-Net and SOL-Net learn twice as many")
+    parser.add_argument("--steps", type=int, default=450, help="of SOS-Net")
+    parser.add_argument("--aae-steps", type=int, default=3000, help="of the autoencoder on true masks")
+    parser.add_argument("--base-steps", type=int, default=300, help="of S-Net and of SOL-Net")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -169,7 +171,7 @@ def main() -> None:
     for folder, cases, seed in ((data, 15, TRAINING_SEED), (tests, 10, TEST_SEED)):
         if not (folder / "dataset.json").exists():
             write_dataset(folder, cases, seed, PHANTOMS)
-    base = train_base(out / "base", data, TrainingOptions(device="cpu"), arguments.steps)
+    base = train_base(out / "base", data, TrainingOptions(device="cpu"), arguments.base_steps)
     held_out = read_dataset(tests)
     cases = prepare(held_out, sorted(held_out.cases), ORGANS, PHANTOMS.spacing_xyz or (1, 1, 1), tests / "cache")
     kept = out / "results.json"
@@ -181,7 +183,8 @@ def main() -> None:
             if name in results:
                 continue
             began = time.process_time()
-            results[name] = measure(train_arm(seed, arm, start, out / name, data, arguments.steps), cases)
+            trainer = train_arm(seed, arm, start, out / name, data, arguments.steps, arguments.aae_steps)
+            results[name] = measure(trainer, cases)
             kept.write_text(json.dumps(results, indent=1))
             dsc, hd95 = _mean([results[name]], SMALL, "dsc"), _mean([results[name]], SMALL, "hd95_mm")
             seconds = time.process_time() - began

@@ -106,7 +106,7 @@ class StageConfig(_Model):
     accumulate: int = Field(1, ge=1)
     validate_every: int = Field(250, ge=1)
     patience: int = Field(0, ge=0, description="Validations without a better score that end the stage; 0 never")
-    foreground: float = Field(0.7, ge=0, le=1, description="Share of chunks centred on an organ")
+    foreground: float = Field(0.7, ge=0, le=1, description="Share of chunks at an organ; in sol, joint: at small ones")
 
 
 class TrainingConfig(_Model):

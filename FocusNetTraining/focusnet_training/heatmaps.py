@@ -28,6 +28,16 @@ def centroids(labels: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
     return position, count
 
 
+def whole(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Which of K classes the border of a chunk (D, H, W) does not cut: the centroid of a part is not the organ's.
+
+    Returns:
+        (K,) bool; true for a class that is absent.
+    """
+    borders = torch.cat([labels.select(axis, end).flatten() for axis in range(3) for end in (0, -1)])
+    return torch.stack([~(borders == value).any() for value in classes])
+
+
 def gaussian_heatmaps(
     position_zyx: Tensor, shape_zyx: Sequence[int], spacing_zyx: Sequence[float], sigma_mm: float
 ) -> Tensor:

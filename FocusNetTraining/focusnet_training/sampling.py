@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from focusnet_training.datasets import PreparedCase
 
-Focus = Literal["organs", "small"]
+Focus = Literal["organs", "small", "mixed"]
 
 
 def step_generator(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -23,13 +23,15 @@ class ChunkSampler:
 
     Args:
         cases: Prepared training cases.
-        focus: ``organs`` centres chunks on any organ, the rarer the likelier; ``small`` on the small organs.
+        focus: ``organs`` centres chunks on any organ, the rarer the likelier; ``small`` shows the small organs;
+            ``mixed`` shows them, too, but not always: where to find them is learned together with where they are not.
         small_classes: Class values of the small organs.
         chunk_zyx: Shape of a chunk.
-        foreground: Share of chunks centred on an organ, for ``organs``.
+        foreground: Share of chunks centred on an organ, for ``organs``, or round the small organs, for ``mixed``;
+            the others lie anywhere.
 
     Raises:
-        ValueError: No case shows a small organ, for ``small``.
+        ValueError: No case shows a small organ, for ``small`` and ``mixed``.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class ChunkSampler:
         self.small_classes = tuple(small_classes)
         self.chunk_zyx = np.asarray(chunk_zyx)
         self.foreground = foreground
-        if focus == "small":
+        if focus != "organs":
             cases = [c for c in cases if any(k in c.voxels for k in self.small_classes)]
             if not cases:
                 raise ValueError("No training case shows a small organ.")
@@ -58,10 +60,11 @@ class ChunkSampler:
 
     def draw(self, rng: np.random.Generator) -> tuple[PreparedCase, NDArray[np.float64]]:
         """A case and the (fractional) voxel index ``(z, y, x)`` at the middle of its chunk."""
-        if self.focus == "small":
+        at_organ = self.focus == "small" or rng.random() < self.foreground
+        if at_organ and self.focus != "organs":
             case = self.cases[rng.integers(len(self.cases))]
             return case, self._small_centre(case, rng)
-        if self._classes and rng.random() < self.foreground:
+        if at_organ and self._classes:
             # Class first, then a case that shows it: an organ drawn in few patients is still seen often.
             value = self._classes[rng.choice(len(self._classes), p=self._class_probability)]
             case = self.cases[self._shown[value][rng.integers(len(self._shown[value]))]]

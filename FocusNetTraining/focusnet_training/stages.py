@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from focusnet_training.adversarial import discriminator_losses, generator_losses, pretraining_losses
 from focusnet_training.config import LossConfig, ShapeConfig, StageName
-from focusnet_training.heatmaps import centroids, gaussian_heatmaps
+from focusnet_training.heatmaps import centroids, gaussian_heatmaps, whole
 from focusnet_training.losses import binary_segmentation_loss, heatmap_loss, segmentation_loss
 from focusnet_training.sampling import Focus
 
@@ -125,7 +125,7 @@ def _localisation(model: FocusNetV2, features: Tensor, batch: Batch, task: Task)
     assert model.sol is not None
     position, _ = centroids(batch.labels[0], task.small_classes)
     target = gaussian_heatmaps(position, batch.labels.shape[1:], batch.spacing_zyx, task.loss.heatmap_sigma_mm)
-    drawn = batch.annotated[[c - 1 for c in task.small_classes]]
+    drawn = batch.annotated[[c - 1 for c in task.small_classes]] & whole(batch.labels[0], task.small_classes)
     heatmaps = model.sol(features).heatmaps
     return {"heatmap": task.loss.heatmap_weight * heatmap_loss(heatmaps, target, drawn, task.loss.heatmap_weight)}
 
@@ -158,9 +158,10 @@ def _small_segmentation(
 
 
 def _rois(batch: Batch, task: Task, rng: np.random.Generator) -> Iterator[tuple[int, Triple, Tensor]]:
-    """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ in the chunk."""
+    """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ that is whole in the chunk."""
     shape = tuple(batch.labels.shape[1:])
     position, count = centroids(batch.labels[0], task.small_classes)
+    count = count * whole(batch.labels[0], task.small_classes)
     for k, value in enumerate(task.small_classes):
         # Drawn for every organ, so that one organ's absence does not change the others' jitter.
         jitter_mm = np.clip(rng.normal(0, ROI_JITTER_MM, 3), -MAX_ROI_JITTER_MM, MAX_ROI_JITTER_MM)
@@ -195,8 +196,8 @@ class Stage:
 
 STAGES: dict[StageName, Stage] = {
     "snet": Stage(frozenset({"snet"}), "organs", snet_losses),
-    "sol": Stage(frozenset({"sol"}), "small", sol_losses),
+    "sol": Stage(frozenset({"sol"}), "mixed", sol_losses),
     "aae": Stage(frozenset({"aae"}), "small", aae_losses),
     "sos": Stage(frozenset({"sos"}), "small", sos_losses, shapes=True, guarded=True),
-    "joint": Stage(frozenset({"snet", "sol", "sos"}), "small", joint_losses, shapes=True, guarded=True),
+    "joint": Stage(frozenset({"snet", "sol", "sos"}), "mixed", joint_losses, shapes=True, guarded=True),
 }

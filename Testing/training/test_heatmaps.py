@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from focusnet_training.heatmaps import centroids, gaussian_heatmaps
+from focusnet_training.heatmaps import centroids, gaussian_heatmaps, whole
 
 
 def test_centroids_by_hand():
@@ -28,3 +28,12 @@ def test_absent_organ_gives_an_empty_map():
     maps = gaussian_heatmaps(torch.tensor([[float("nan")] * 3, [1.0, 1.0, 1.0]]), (3, 3, 3), (1, 1, 1), 5.0)
     assert float(maps[0].abs().sum()) == 0
     assert float(maps[1].max()) == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", [0, -1])
+def test_an_organ_that_the_border_cuts_is_not_whole(axis, end):
+    labels = torch.zeros(8, 10, 12, dtype=torch.int64)
+    labels[3:5, 4:6, 5:7] = 1
+    labels.select(axis, end)[3, 4] = 2
+    assert whole(labels, (1, 2, 3)).tolist() == [True, False, True]  # 3 is absent

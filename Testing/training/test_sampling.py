@@ -55,9 +55,22 @@ def test_small_chunks_hold_every_small_organ_whole(cases):
         assert (np.add(low, (40, 48, 48)) >= (34, 44, 44)).all()
 
 
-def test_no_small_organ_anywhere_is_an_error(cases):
+def test_mixed_chunks_show_the_small_organ_and_places_without_it(cases):
+    sampler = ChunkSampler(cases, "mixed", (2,), (10, 16, 16), 0.7)
+    seen = 0
+    for step in range(200):
+        drawn, centre = sampler.draw(step_generator(0, "sol", step))
+        low = centre - (np.array((10, 16, 16)) - 1) / 2
+        start, stop = (40, 30, 30), (44, 34, 34)
+        seen += bool((low <= start).all() and (np.add(low, (10, 16, 16)) >= stop).all())
+        assert drawn.name == "d"
+    assert 120 < seen < 160  # the share asked for is 140
+
+
+@pytest.mark.parametrize("focus", ["small", "mixed"])
+def test_no_small_organ_anywhere_is_an_error(cases, focus):
     with pytest.raises(ValueError, match="small organ"):
-        ChunkSampler(cases[:2], "small", (2,), (20, 32, 32), 0.7)
+        ChunkSampler(cases[:2], focus, (2,), (20, 32, 32), 0.7)
 
 
 def test_volume_smaller_than_the_chunk_is_centred():

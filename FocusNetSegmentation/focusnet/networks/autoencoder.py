@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from focusnet.networks.blocks import Norm, Triple, initialise, make_norm, upsample
+from focusnet.networks.blocks import Norm, Triple, initialise, initialise_head, make_norm, upsample
 
 REDUCTION = 8
+EMPTY_LOGIT = -4.0
 
 
 class Decoded(NamedTuple):
@@ -83,6 +84,8 @@ class ShapeAutoencoder(nn.Module):
         self.decoder2 = nn.Sequential(*_convolution(middle, fine, 1, norm))
         self.decoder3 = nn.Conv3d(fine, 1, 5, padding=2)
         initialise(self)
+        # A small organ fills about 1 % of its ROI: the first answer is that share rather than one half.
+        initialise_head(self.decoder3, EMPTY_LOGIT)
 
     def encode(self, mask: Tensor) -> Tensor:
         """Latent code (N, code_size) of a mask or of organ probabilities (N, 1, d, h, w).

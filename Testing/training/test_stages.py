@@ -1,0 +1,38 @@
+"""What the stages make of a chunk."""
+
+import numpy as np
+import pytest
+import torch
+from focusnet.networks.focusnet import FocusNetV2
+from focusnet_training.config import LossConfig, ShapeConfig
+from focusnet_training.stages import STAGES, Batch, Networks, Task
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return Networks(FocusNetV2(3, 1, widths=(4, 4, 4), growth=2, dilations=(2,), roi_shape_zyx=(8, 8, 8)), None)
+
+
+def batch(cut):
+    """A chunk with a large organ (1) and a small one (2), which lies inside or is cut by the chunk's last slice."""
+    labels = torch.zeros(1, 16, 24, 24, dtype=torch.int64)
+    labels[0, 2:14, 2:12, 2:22] = 1
+    z = 15 if cut else 8
+    labels[0, z - 1 : z + 1, 14:17, 12:15] = 2
+    return Batch(torch.randn(1, 1, 16, 24, 24), labels, torch.tensor([True, True]), (3.0, 2.0, 2.0))
+
+
+TASK = Task(torch.ones(3), (2,), (8, 8, 8), LossConfig(), ShapeConfig())
+
+
+@pytest.mark.parametrize("stage", ["sol", "sos", "joint"])
+def test_a_small_organ_that_the_chunk_cuts_teaches_neither_its_place_nor_its_shape(networks, stage):
+    def terms(cut):
+        losses = STAGES[stage].losses(networks, batch(cut), TASK, np.random.default_rng(0))
+        return {name: float(value.detach()) for name, value in losses.items() if name.startswith(("heatmap", "roi"))}
+
+    inside, cut = terms(False), terms(True)
+    assert inside
+    assert min(inside.values()) > 0
+    assert cut == dict.fromkeys(inside, 0.0)
