@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,32 @@ def load(name: str, path: Path) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+class World(SimpleNamespace):
+    """What lies outside of a panel, as a test sets it, and what the panel asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__(missing=[], installed=[], asked=[], answer=True, open_path="")
+
+    def services(self) -> dict[str, Any]:
+        """Those services that every panel with packages to install has."""
+        return {
+            "missing_packages": lambda: self.missing,
+            "install_packages": self._install,
+            "confirm": lambda text: self.asked.append(text) or self.answer,
+            "ask_open": lambda title, kind: self.open_path,
+        }
+
+    def _install(self, missing: list[str], wheels: Path | None) -> None:
+        self.installed.append((list(missing), wheels))
+        self.missing = []
+
+
+@pytest.fixture
+def world() -> World:
+    """The world outside, with nothing missing and a user who agrees."""
+    return World()
 
 
 @pytest.fixture(scope="session")

@@ -1,125 +1,11 @@
 import json
 import re
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 from focusnet.errors import FocusNetError
-from focusnet.geometry import LabelMap, Volume
-
-KEYS = {1: "parotid_l", 2: "parotid_r", 3: "brainstem"}
-FLAGS = (
-    {"code": "truncated", "organ": "", "severity": "warning", "message": "The scan is short."},
-    {"code": "asymmetric", "organ": "brainstem", "severity": "error", "message": "Brainstem: odd."},
-)
-
-
-class Child:
-    """Stands for the child process."""
-
-    def __init__(self, arguments):
-        self.folder = Path(arguments[2])
-        self.lines, self.code, self.ended = [], None, False
-
-    def poll(self):
-        lines, self.lines = self.lines, []
-        return lines, self.code
-
-    def end(self):
-        self.ended, self.code = True, -9
-
-    def say(self, **message):
-        self.lines.append("@focusnet " + json.dumps(message))
-
-    def finish(self):
-        from FocusNetSegmentationLib.exchange import Report, read_request, write_report
-
-        volume, options = read_request(self.folder)
-        labels = LabelMap((volume.array // 100).astype(np.uint8), volume.geometry, KEYS)
-        organs = {key: {"volume_ml": 1.5, "confidence": 0.9, "flags": []} for key in KEYS.values()}
-        organs["lens_l"] = {"volume_ml": 0.0, "confidence": 0.0, "flags": []}
-        stamp = {"model": str(options.model)}
-        percent = Volume((volume.array // 10).astype(np.uint8), volume.geometry)
-        uncertainty = percent if options.output.uncertainty else None
-        write_report(self.folder, Report(labels, organs, FLAGS, ("memory was short",), stamp, 12.3, uncertainty))
-        self.code = 0
-
-
-@pytest.fixture
-def add_ct(scene):
-    """Adds a CT with three blocks for organs."""
-    import slicer
-
-    def add(name="CT"):
-        array = np.zeros((12, 20, 30), np.int16)
-        array[2:5, 4:9, 20:27] = 100
-        array[2:5, 4:9, 3:10] = 200
-        array[6:11, 8:15, 12:18] = 300
-        return slicer.util.addVolumeFromArray(array, np.diag([-2.0, -2.0, 3.0, 1.0]), name)
-
-    return add
-
-
-@pytest.fixture
-def outside(module, monkeypatch, tmp_path):
-    """What lies outside of the panel, to be changed by a test."""
-    from FocusNetSegmentationLib.panel import ModelChoice
-
-    world = SimpleNamespace(missing=[], children=[], installed=[], asked=[], answer=True, open_path="", save_path="")
-    world.models = [
-        ModelChoice("openkbp7", "Seven organs.", ("parotid_l", "parotid_r", "brainstem", "lens_l")),
-        ModelChoice("phantom22", "All organs.", ("eye_l", "eye_r")),
-        ModelChoice("broken", "", (), "E_BUNDLE_SCHEMA: damaged."),
-    ]
-
-    def install(missing, wheels):
-        world.installed.append((list(missing), wheels))
-        world.missing = []
-
-    def install_model(path):
-        if path.name == "bad.zip":
-            raise FocusNetError("E_BUNDLE_FORMAT", "no bundle")
-        return "phantom22"
-
-    real = module.FocusNetSegmentationLogic.services
-    monkeypatch.setattr(
-        module.FocusNetSegmentationLogic,
-        "services",
-        lambda self: replace(
-            real(self),
-            models=lambda: [] if world.missing else world.models,
-            missing_packages=lambda: world.missing,
-            install_packages=install,
-            install_model=install_model,
-            confirm=lambda text: world.asked.append(text) or world.answer,
-            ask_open=lambda title, kind: world.open_path,
-            ask_save=lambda title, kind: world.save_path,
-        ),
-    )
-    import FocusNetSegmentationLib.job as job
-
-    monkeypatch.setattr(
-        job, "start_python", lambda arguments: world.children.append(Child(arguments)) or world.children[-1]
-    )
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    world.temporary = tmp_path / "temporary"
-    return world
-
-
-@pytest.fixture
-def widget(module, outside, add_ct):
-    """The panel with one CT in the scene."""
-    add_ct()
-    widget = module.FocusNetSegmentationWidget()
-    widget.setup()
-    yield widget
-    widget.cleanup()
 
 
 def nodes(scene):
@@ -215,47 +101,6 @@ def test_replacing_is_a_choice(widget, outside, scene):
     widget.ui.replaceCheckBox.click()
     run()
     assert nodes(scene) == 3
-
-
-def maps(scene):
-    return [node for node in scene.GetNodesByClass("vtkMRMLScalarVolumeNode") if "uncertainty" in node.GetName()]
-
-
-def test_uncertainty_map_is_a_choice_and_is_replaced_with_its_result(widget, outside, scene):
-    import slicer
-
-    def run():
-        widget.ui.segmentButton.click()
-        outside.children[-1].finish()
-        widget.panel.poll()
-
-    run()
-    assert maps(scene) == []
-    widget.ui.replaceCheckBox.click()
-    widget.ui.uncertaintyCheckBox.click()
-    run()
-    (first,) = maps(scene)
-    assert first.GetName() == "CT uncertainty (%)"
-    ct = slicer.util.arrayFromVolume(slicer.util.getNode("CT"))
-    np.testing.assert_array_equal(slicer.util.arrayFromVolume(first), ct // 10)
-    assert widget.ui.inputVolumeSelector.currentNode().GetName() == "CT"
-    run()
-    (second,) = maps(scene)
-    assert second is not first
-    widget.ui.uncertaintyCheckBox.click()
-    run()
-    assert maps(scene) == []
-
-
-def test_uncertainty_map_is_not_taken_for_a_ct(module, outside, add_ct, scene):
-    from FocusNetSegmentationLib.results import RESULT_ATTRIBUTE
-
-    add_ct("CT uncertainty (%)").SetAttribute(RESULT_ATTRIBUTE, "UNREVIEWED")
-    add_ct("CT 2")
-    widget = module.FocusNetSegmentationWidget()
-    widget.setup()
-    assert widget.ui.inputVolumeSelector.currentNode().GetName() == "CT 2"
-    widget.cleanup()
 
 
 def test_several_volumes_in_sequence(widget, outside, scene, add_ct):
@@ -424,74 +269,6 @@ def test_install_a_model_from_a_file(widget, outside):
     outside.open_path = "bad.zip"
     widget.ui.installModelButton.click()
     assert widget.ui.statusLabel.text == "E_BUNDLE_FORMAT: no bundle"
-
-
-def test_click_on_a_row_jumps_to_the_organ(widget, outside, scene):
-    view = scene.AddNewNodeByClass("vtkMRMLSliceNode")
-    widget.ui.segmentButton.click()
-    outside.children[0].finish()
-    widget.panel.poll()
-    widget.ui.resultTable.cellClicked.emit(0, 0)
-    assert widget.ui.statusLabel.text == "Brainstem: odd."
-    matrix = view.GetSliceToRAS()
-    centre = [matrix.GetElement(row, 3) for row in range(3)]
-    np.testing.assert_allclose(centre, (-2 * 14.5, -2 * 11, 3 * 8), atol=3)
-    widget.ui.resultTable.cellClicked.emit(3, 0)  # not found: no jump, no error
-    assert [view.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == centre
-
-
-def test_save_writes_the_organs_as_they_are(widget, outside, scene, tmp_path):
-    widget.ui.segmentButton.click()
-    outside.children[0].finish()
-    widget.panel.poll()
-    outside.save_path = ""
-    widget.ui.exportButton.click()
-    outside.save_path = str(tmp_path / "Organe für RT")
-    widget.ui.exportButton.click()
-    assert widget.ui.statusLabel.text == "Exported Organe für RT.seg.nrrd; the contours are not reviewed."
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "Organe für RT.seg.nrrd")))
-    assert np.unique(array).size == 4
-    scene.Clear(0)
-
-
-def test_saving_a_removed_result_is_refused(widget, outside, scene, tmp_path):
-    import slicer
-
-    widget.ui.segmentButton.click()
-    outside.children[0].finish()
-    widget.panel.poll()
-    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-        scene.RemoveNode(node)
-    outside.save_path = str(tmp_path / "x.seg.nrrd")
-    widget.ui.exportButton.click()
-    assert "removed" in widget.ui.statusLabel.text
-    assert not (tmp_path / "x.seg.nrrd").exists()
-
-
-def test_compare_opens_the_evaluation_with_the_result(widget, outside, monkeypatch):
-    import slicer
-
-    opened = []
-    other = SimpleNamespace(compare=lambda nodes: opened.append(nodes))
-    monkeypatch.setattr(slicer.util, "selectModule", opened.append)
-    monkeypatch.setattr(slicer.util, "getModuleWidget", lambda name: other)
-    assert not widget.ui.compareButton.enabled
-    widget.ui.segmentButton.click()
-    outside.children[0].finish()
-    widget.panel.poll()
-    widget.ui.compareButton.click()
-    assert opened[0] == "FocusNetTraining"
-    assert [node.GetName() for node in opened[1]] == ["Parotid_L", "Parotid_R", "Brainstem"]
-
-
-def test_structure_set_needs_a_ct_from_dicom(widget, outside, tmp_path):
-    widget.ui.segmentButton.click()
-    outside.children[0].finish()
-    widget.panel.poll()
-    outside.save_path = str(tmp_path / "plan.dcm")
-    widget.ui.exportButton.click()
-    assert widget.ui.statusLabel.text.startswith("E_NO_DICOM: 'CT' was not loaded from DICOM")
-    assert not (tmp_path / "plan.dcm").exists()
 
 
 def test_code_and_ui_file_name_the_same_widgets(root, module):
