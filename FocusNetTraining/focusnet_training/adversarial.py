@@ -19,7 +19,7 @@ from focusnet_training.config import ShapeConfig
 
 
 class ShapeDistance(NamedTuple):
-    """Eq 5: mean squared distance of the latent codes, and that of the decoder features summed over two scales."""
+    """Eq 5: distance of the latent codes, and that of the decoder features summed over two scales; see `relative`."""
 
     code: Tensor
     features: Tensor
@@ -39,11 +39,20 @@ def reconstruction_loss(reconstruction: Tensor, mask: Tensor, truth: Tensor) -> 
     return (error / truth.float().sum((1, 2, 3, 4)).clamp_min(1.0)).mean()
 
 
+def relative(truth: Tensor, prediction: Tensor) -> Tensor:
+    """Squared distance in units of the truth's own mean square.
+
+    The scale of a code is the autoencoder's choice: a pre-trained one had codes of mean square 23, so that a shift by
+    one voxel outweighed all of SOS-Net's other losses, and one that plays could part the codes by scaling them.
+    """
+    truth = truth.float()
+    return F.mse_loss(prediction.float(), truth) / truth.square().mean().clamp_min(1e-6)
+
+
 def shape_distance(truth: AutoencoderOutput, prediction: AutoencoderOutput) -> ShapeDistance:
     """How far the autoencoder sees a prediction's shape from the true one (eq 5)."""
-    code = F.mse_loss(prediction.code.float(), truth.code.float())
-    pairs = zip(prediction.features, truth.features, strict=True)
-    return ShapeDistance(code, torch.stack([F.mse_loss(p.float(), t.float()) for p, t in pairs]).sum())
+    pairs = zip(truth.features, prediction.features, strict=True)
+    return ShapeDistance(relative(truth.code, prediction.code), torch.stack([relative(t, p) for t, p in pairs]).sum())
 
 
 def pretraining_losses(autoencoder: ShapeAutoencoder, truth: Tensor) -> Mapping[str, Tensor]:

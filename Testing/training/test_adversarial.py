@@ -40,7 +40,7 @@ TRUTH = roi(1.0, 1.0, 0.0, 0.0)
 ANSWER = roi(1.0, 0.0, 0.5, 0.0)
 # With w = 0.5 the codes are 1 and 0.75; the masks differ by (0, 1, 0.5, 0), the features by w and 2w of that.
 CODE = 0.25**2
-FEATURES = 0.25 * (1 + 0.25) / 4 + 1.0 * (1 + 0.25) / 4
+FEATURES = 2 * (1 + 0.25) / 2
 
 
 def sha(module):
@@ -68,6 +68,12 @@ def test_distance_by_hand():
     assert number(distance.code) == pytest.approx(CODE)
     assert number(distance.features) == pytest.approx(FEATURES)
     assert [number(d) for d in shape_distance(model(TRUTH), model(TRUTH))] == [0, 0]
+
+
+def test_distance_does_not_know_the_scale_of_the_code():
+    near, far = ByHand(0.5), ByHand(5.0)
+    for one, other in zip(*(shape_distance(m(TRUTH), m(ANSWER)) for m in (near, far)), strict=True):
+        assert number(one) == pytest.approx(number(other))
 
 
 def test_generator_by_hand():
