@@ -158,7 +158,7 @@ def _small_segmentation(
 
 
 def _rois(batch: Batch, task: Task, rng: np.random.Generator) -> Iterator[tuple[int, Triple, Tensor]]:
-    """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ that is whole in the chunk."""
+    """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ that is not cut."""
     shape = tuple(batch.labels.shape[1:])
     position, count = centroids(batch.labels[0], task.small_classes)
     count = count * whole(batch.labels[0], task.small_classes)
