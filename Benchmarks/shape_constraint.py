@@ -46,8 +46,8 @@ TRAINING_SEED, TEST_SEED = 41, 42
 NOT_FOUND_MM = 30.0
 
 
-def configuration(seed: int, constraint: str, stages: Iterable[dict[str, Any]]) -> TrainingConfig:
-    """A small FocusNetv2; ``constraint`` is the arm."""
+def configuration(seed: int, constraint: str, stages: Iterable[dict[str, Any]], weight: float = 5.0) -> TrainingConfig:
+    """A small FocusNetv2; ``constraint`` is the arm, ``weight`` its λ1."""
     return TrainingConfig.model_validate(
         {
             "name": "shape-constraint",
@@ -69,7 +69,7 @@ def configuration(seed: int, constraint: str, stages: Iterable[dict[str, Any]]) 
                 "probability": 0.2,
                 "field_of_view_cut": 0,
             },
-            "shape": {"constraint": constraint, "widths": (16, 32, 64), "code_size": 64},
+            "shape": {"constraint": constraint, "widths": (16, 32, 64), "code_size": 64, "weight": weight},
             "stages": [{"warmup_steps": 10, "validate_every": s["steps"], **s} for s in stages],
         }
     )
@@ -98,13 +98,15 @@ def with_new_sos_nets(base: Path, seed: int, path: Path) -> Path:
     return path
 
 
-def train_arm(seed: int, arm: str, start: Path, folder: Path, data: Path, steps: int, aae_steps: int) -> Trainer:
+def train_arm(
+    seed: int, arm: str, start: Path, folder: Path, data: Path, steps: int, aae_steps: int, weight: float
+) -> Trainer:
     """SOS-Net of one arm; the other parts stay as they are."""
     stages = [{"name": "sos", "steps": steps, "learning_rate": 2e-3, "adversary_learning_rate": 5e-4}]
     if arm != "none":
         stages.insert(0, {"name": "aae", "steps": aae_steps, "learning_rate": 1e-3})
     options = TrainingOptions(device="cpu", initial=start)
-    trainer = Trainer(configuration(seed, arm, stages), read_dataset(data), folder, options, data / "cache")
+    trainer = Trainer(configuration(seed, arm, stages, weight), read_dataset(data), folder, options, data / "cache")
     trainer.run(resume=(folder / "last.pt").exists())
     return trainer
 
@@ -164,11 +166,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450, help="of SOS-Net")
     parser.add_argument("--aae-steps", type=int, default=3000, help="of the autoencoder on true masks")
     parser.add_argument("--base-steps", type=int, default=300, help="of S-Net and of SOL-Net")
+    parser.add_argument("--weight", type=float, default=0.5, help="λ1 of eq 7")
+    parser.add_argument("--test-seed", type=int, default=TEST_SEED, help="of the phantoms that are measured")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments = parser.parse_args()
     out: Path = arguments.out
     data, tests = out / "phantoms", out / "test-phantoms"
-    for folder, cases, seed in ((data, 15, TRAINING_SEED), (tests, 10, TEST_SEED)):
+    for folder, cases, seed in ((data, 15, TRAINING_SEED), (tests, 10, arguments.test_seed)):
         if not (folder / "dataset.json").exists():
             write_dataset(folder, cases, seed, PHANTOMS)
     base = train_base(out / "base", data, TrainingOptions(device="cpu"), arguments.base_steps)
@@ -183,7 +187,9 @@ def main() -> None:
             if name in results:
                 continue
             began = time.process_time()
-            trainer = train_arm(seed, arm, start, out / name, data, arguments.steps, arguments.aae_steps)
+            trainer = train_arm(
+                seed, arm, start, out / name, data, arguments.steps, arguments.aae_steps, arguments.weight
+            )
             results[name] = measure(trainer, cases)
             kept.write_text(json.dumps(results, indent=1))
             dsc, hd95 = _mean([results[name]], SMALL, "dsc"), _mean([results[name]], SMALL, "hd95_mm")

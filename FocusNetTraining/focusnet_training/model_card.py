@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,7 @@ class ModelCard:
         facts: Device, precision, torch version and command of the run.
         scores: Validation DSC per organ.
         reliability: What the confidence is worth; None where too few patients could tell.
+        course: The rows of the run's log.
         notes: Further paragraphs.
     """
 
@@ -102,6 +103,7 @@ class ModelCard:
     facts: dict[str, Any]
     scores: dict[str, OrganScore]
     reliability: Reliability | None
+    course: Sequence[Mapping[str, Any]]
     notes: str
 
 
@@ -154,12 +156,50 @@ def write_card(card: ModelCard) -> str:
             *rows,
             f"| **mean over organs** | | **{np.mean(counted):.3f}** | | |",
             "",
+            *_course(card.course, spec.small_organs),
             *_confidence(card.reliability),
             *([card.notes.rstrip(), ""] if card.notes else []),
             f"Written by slicer-focusnet {__version__}.",
             "",
         ]
     )
+
+
+def _course(log: Sequence[Mapping[str, Any]], small: Sequence[str]) -> list[str]:
+    """First, best and last validation of each stage."""
+    stages: dict[str, list[Mapping[str, Any]]] = {}
+    for row in log:
+        if "score" in row:
+            stages.setdefault(row["stage"], []).append(row)
+    rows = []
+    for name, course in stages.items():
+        shown = [course[0], max(course, key=lambda row: row["score"]), course[-1]]
+        for step in sorted({row["step"] for row in shown}):
+            row = next(r for r in shown if r["step"] == step)
+            small_dsc = _mean_of(row, [f"dsc_{key}" for key in small])
+            loss = f"{sum(losses):.3f}" if (losses := [v for k, v in row.items() if k.startswith("loss_")]) else "–"
+            # The autoencoder's DSC is that of true masks of small organs with what it makes of them.
+            dsc = "–" if name == "aae" else _mean_of(row, [key for key in row if key.startswith("dsc_")])
+            away = _mean_of(row, [f"error_mm_{key}" for key in small], 1)
+            rows.append(f"| {name} | {step} | {loss} | {dsc} | {small_dsc} | {away} |")
+    if not rows:
+        return []
+    return [
+        "### Course of the training",
+        "",
+        "The trainer's own validation, on the working grid of a few validation patients: first, best and last of each",
+        "stage. For aae the DSC is that of true small organs with their reconstructions.",
+        "",
+        "| stage | step | loss | mean DSC | small organs' DSC | localisation error (mm) |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _mean_of(row: Mapping[str, Any], keys: Iterable[str], digits: int = 3) -> str:
+    values = [row[key] for key in keys if key in row]
+    return f"{np.mean(values):.{digits}f}" if values else "–"
 
 
 def _confidence(found: Reliability | None) -> list[str]:

@@ -78,6 +78,16 @@ class Step:
     waited_s: float
 
 
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log, none where there is no log; a line that a crash cut short is left out."""
+    path = run / LOG_FILE
+    rows = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
 class Monitor:
     """Writes status, log, table, TensorBoard events and pictures of one run.
 
@@ -141,13 +151,8 @@ class Monitor:
             self._write_table(rows)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The log so far; a line that a crash cut short is left out."""
-        path = self.folder / LOG_FILE
-        rows = []
-        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
-            with suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-        return rows
+        """The log so far."""
+        return read_log(self.folder)
 
     def step(self, position: Position, done: Step) -> None:
         """A step is done."""

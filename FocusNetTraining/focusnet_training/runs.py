@@ -24,7 +24,7 @@ from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.distributed import connected
 from focusnet_training.integrity import check_once
 from focusnet_training.model_card import Measured, ModelCard, OrganScore, reliability, write_card
-from focusnet_training.monitor import writing
+from focusnet_training.monitor import read_log, writing
 from focusnet_training.stopping import StopRequests
 from focusnet_training.trainer import Trainer, TrainingOptions
 from focusnet_training.validation import overlap
@@ -160,9 +160,8 @@ def make_bundle(
                 "expected_dsc": {k: line for k, line in lines.items() if line is not None},
             }
         )
-        card = write_card(
-            ModelCard(spec, config, dataset, facts, scores, reliability(measured.values()), options.notes)
-        )
+        worth = reliability(measured.values())
+        card = write_card(ModelCard(spec, config, dataset, facts, scores, worth, read_log(run), options.notes))
         save_bundle(scratch / "final", spec, network, card)
         for path in (scratch / "final").iterdir():
             path.rename(scratch / path.name)
