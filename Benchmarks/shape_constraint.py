@@ -23,6 +23,7 @@ import torch
 from focusnet.devices import computing
 from focusnet.evaluation.overlap import dice
 from focusnet.evaluation.surface import hausdorff_percentile_mm, surface_distances
+from focusnet.networks.roi import find_agreed_peaks
 from focusnet_training.assembly import build_model
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import TrainingConfig
@@ -122,7 +123,9 @@ def measure(trainer: Trainer, cases: list[PreparedCase]) -> dict[str, dict[str, 
             )
             assert heatmaps is not None
             assert features is not None
-            refine(model, probability, heatmaps, features, ct, trainer.task.small_classes)
+            small = trainer.task.small_classes
+            peaks = find_agreed_peaks(heatmaps[None], probability[None, list(small)])
+            refine(model, probability, peaks, features, ct, small)
         z, y, x = case.ct.shape
         labels = probability[:, :z, :y, :x].argmax(0).numpy()
         for organ in SMALL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from focusnet.bundle import ModelSpec
 from focusnet.devices import Precision, computing
 from focusnet.geometry import Box, Shape, Volume
-from focusnet.networks.roi import crop_roi, find_peaks, roi_start
+from focusnet.networks.roi import AGREEMENT, PEAK_MARGIN_ZYX, crop_roi, find_peaks, roi_start
 from focusnet.postprocessing import RoiAnswer
 from focusnet.preprocessing import AIR_HU, Intensity
 from focusnet.tiling import Blender, SparseMaps, piece_starts, piece_weights, triple
 
 Step = Callable[[float], None]
 """Called with the finished share of a stage; may raise to stop."""
-
-PEAK_MARGIN_ZYX = (4, 6, 6)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class Answers:
     """What the networks say about one CT.
 
     Attributes:
-        maps: Probability of each organ by S-Net, then the heat map of each small organ.
+        maps: Probability of each organ by S-Net, then the heat map of each small organ, then the products of heat map
+            and S-Net's probability of each small organ.
         peaks: Peak of each small organ.
         rois: SOS-Net's probability of each small organ that was found.
     """
@@ -90,13 +89,15 @@ class Computation:
         self.network.to(device=self.device, memory_format=self._layout)  # type: ignore[call-overload]
         padding = [(0, max(0, p - n)) for p, n in zip(piece, ct.array.shape, strict=True)]
         array = np.pad(ct.array, padding, constant_values=AIR_HU) if np.any(padding) else ct.array
-        maps = SparseMaps(len(spec.organs) + len(spec.small_organs), triple(array.shape))
+        maps = SparseMaps(len(spec.organs) + 2 * len(spec.small_organs), triple(array.shape))
         with computing(self.device, self.precision):
             with stage("segmenting") as step:
                 self._sweep(array, piece, maps, step)
             peaks, starts = {}, {}
             for k, key in enumerate(spec.small_organs):
-                position, height = _refined_peak(maps, len(spec.organs) + k)
+                position, height = _refined_peak(
+                    maps, len(spec.organs) + k, len(spec.organs) + len(spec.small_organs) + k
+                )
                 x, y, z = (float(v) for v in ct.geometry.index_to_world(position))
                 peaks[key] = Peak((x, y, z), height, found=height >= spec.peak_threshold)
                 if peaks[key].found:
@@ -115,11 +116,12 @@ class Computation:
         plane_weights = y_weights[:, None] * x_weights
         plane_starts = [(y, x) for y in y_starts for x in x_starts]
         blender = Blender(maps)
+        small = [self.spec.organs.index(key) for key in self.spec.small_organs]
         for number, z in enumerate(z_starts):
             for tile, (y, x) in enumerate(plane_starts):
                 output = self.network(self._tensor(array, _box((z, y, x), piece)))
                 for depth in range(piece[0]):
-                    blender.add((z + depth, y, x), _plane(output, depth), z_weights[depth] * plane_weights)
+                    blender.add((z + depth, y, x), _plane(output, small, depth), z_weights[depth] * plane_weights)
                 step((number + (tile + 1) / len(plane_starts)) / len(z_starts))
             blender.finish(z_starts[number + 1] if number + 1 < len(z_starts) else array.shape[0])
 
@@ -158,21 +160,28 @@ def _box(start: Shape, shape: Shape) -> Box:
     return Box(start, triple(a + n for a, n in zip(start, shape, strict=True)))
 
 
-def _plane(output: Any, depth: int) -> NDArray[np.float32]:
-    """Probabilities of the organs and heat maps of one slice of a network's output, (channels, y, x)."""
+def _plane(output: Any, small: Sequence[int], depth: int) -> NDArray[np.float32]:
+    """One slice of a network's output as the maps of `Answers`, (channels, y, x)."""
     planes = [torch.softmax(output.logits[0, :, depth].float(), 0)[1:]]
-    heatmaps = getattr(output, "heatmaps", None)
-    if heatmaps is not None:
-        planes.append(heatmaps[0, :, depth].float())
+    if small:
+        heatmaps = output.heatmaps[0, :, depth].float()
+        planes += [heatmaps, heatmaps * planes[0][small]]
     return torch.cat(planes).cpu().numpy()
 
 
-def _refined_peak(maps: SparseMaps, channel: int) -> tuple[list[float], float]:
-    """Position in working voxels and height of a heat map's peak, refined by the centroid round the highest voxel."""
-    highest = triple(maps.peak_zyx[channel])
-    box = _box(highest, (1, 1, 1)).expand(PEAK_MARGIN_ZYX, maps.shape_zyx)
-    inside = find_peaks(torch.from_numpy(maps.read(channel, box))[None, None]).position_zyx[0, 0].tolist()
-    return [a + b for a, b in zip(inside, box.start_zyx, strict=True)], float(maps.peak_heights[channel])
+def _refined_peak(maps: SparseMaps, heatmap: int, agreement: int) -> tuple[list[float], float]:
+    """Position in working voxels and height of a peak, as by `focusnet.networks.roi.find_agreed_peaks`.
+
+    Args:
+        maps: Of the whole volume.
+        heatmap: Channel of the heat map.
+        agreement: Channel of its product with S-Net's probability.
+    """
+    chosen = agreement if maps.peak_heights[agreement] >= AGREEMENT else heatmap
+    box = _box(triple(maps.peak_zyx[chosen]), (1, 1, 1)).expand(PEAK_MARGIN_ZYX, maps.shape_zyx)
+    peak = find_peaks(torch.from_numpy(maps.read(heatmap, box))[None, None])
+    inside = peak.position_zyx[0, 0].tolist()
+    return [a + b for a, b in zip(inside, box.start_zyx, strict=True)], float(peak.value)
 
 
 def _windows(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from focusnet.devices import Precision, computing
 from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.focusnet import FocusNetV2
-from focusnet.networks.roi import crop_roi, find_peaks, roi_start
+from focusnet.networks.roi import Peaks, crop_roi, find_agreed_peaks, find_peaks, roi_start
 from focusnet.preprocessing import Intensity
 from focusnet.tiling import piece_starts, piece_weights
 from numpy.typing import NDArray
@@ -71,13 +71,18 @@ def validate(
         with computing(device, precision):
             probability, heatmaps, features, ct = predict_case(model, case, intensity, chunk_zyx, device, localise)
             if heatmaps is not None:
+                # SOL-Net's own stage is scored by its maps alone, the later ones as the pipeline uses them.
+                peaks = (
+                    find_peaks(heatmaps[None])
+                    if stage == "sol"
+                    else find_agreed_peaks(heatmaps[None], probability[None, list(small_classes)])
+                )
                 for k, value in enumerate(small_classes):
                     if case.scored[value - 1] and value in case.voxels:
-                        errors[number, k] = _localisation_error(heatmaps[k], case, value)
-            if stage in ("sos", "joint"):
-                assert heatmaps is not None
-                assert features is not None
-                refine(model, probability, heatmaps, features, ct, small_classes)
+                        errors[number, k] = _localisation_error(peaks.position_zyx[0, k], case, value)
+                if stage in ("sos", "joint"):
+                    assert features is not None
+                    refine(model, probability, peaks, features, ct, small_classes)
         if stage == "sol":
             continue
         shape = case.ct.shape
@@ -181,10 +186,9 @@ def predict_case(
 
 
 def refine(
-    model: FocusNetV2, probability: Tensor, heatmaps: Tensor, features: Tensor, ct: Tensor, small_classes: Sequence[int]
+    model: FocusNetV2, probability: Tensor, peaks: Peaks, features: Tensor, ct: Tensor, small_classes: Sequence[int]
 ) -> None:
     """Replace S-Net's probability of each small organ by SOS-Net's in its ROI, and remove it elsewhere; in place."""
-    peaks = find_peaks(heatmaps[None])
     for k, value in enumerate(small_classes):
         start = roi_start(peaks.position_zyx[0, k], model.roi_shape_zyx, ct.shape[2:])
         roi = model.refine(
@@ -198,8 +202,8 @@ def refine(
         crop[0] = background.clamp_min(0)
 
 
-def _localisation_error(heatmap: Tensor, case: PreparedCase, value: int) -> float:
-    position = find_peaks(heatmap[None, None]).position_zyx[0, 0].cpu().numpy()
+def _localisation_error(position_zyx: Tensor, case: PreparedCase, value: int) -> float:
+    position = position_zyx.cpu().numpy()
     truth = np.mean(np.unravel_index(case.voxels[value], case.ct.shape), axis=1)
     distance = float(np.linalg.norm((position - truth) * np.asarray(case.geometry.spacing_zyx)))
     return min(distance, PENALTY_MM) if math.isfinite(distance) else PENALTY_MM

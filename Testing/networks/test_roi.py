@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from focusnet.networks.roi import crop_roi, find_peaks, paste_roi, roi_start
+from focusnet.networks.roi import crop_roi, find_agreed_peaks, find_peaks, paste_roi, roi_start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +39,23 @@ def test_peaks_of_a_batch_keep_their_order():
     peaks = find_peaks(maps)
     assert peaks.position_zyx.tolist() == [[list(map(float, v)) for v in row] for row in voxels]
     assert peaks.value.tolist() == [[0.25, 0.75], [0.5, 1.0]]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_of_two_peaks_the_one_that_s_net_supports_is_taken(mirrored):
+    """The heat map is higher at the organ of the other side; S-Net sees a part of the true one."""
+    true, false = (6.0, 20.3, 10.4), (6.0, 20.3, 33.4)
+    heat = 0.6 * gaussian((14, 40, 44), true) + 0.9 * gaussian((14, 40, 44), false)
+    answer = torch.zeros(14, 40, 44)
+    answer[5:7, 17:20, 8:12] = 0.8
+    both = torch.stack([heat, heat])[None]
+    answers = torch.stack([answer, torch.zeros_like(answer)])[None]  # nothing supports the second map
+    if mirrored:
+        both, answers = both.flip(-1), answers.flip(-1)
+        true, false = (*true[:2], 43 - true[2]), (*false[:2], 43 - false[2])
+    peaks = find_agreed_peaks(both, answers)
+    torch.testing.assert_close(peaks.position_zyx[0], torch.tensor([true, false]), atol=0.1, rtol=0)
+    torch.testing.assert_close(peaks.value[0], torch.tensor([0.6, 0.9]), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (7, 9, 8), (0, 9, 4)])

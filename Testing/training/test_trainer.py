@@ -126,7 +126,7 @@ def test_a_stage_that_does_harm_is_undone_and_says_so(finished, dataset, tmp_pat
     wild = [{"name": "joint", "steps": 2, "validate_every": 2, "learning_rate": 1e3}]
     told = []
     options = replace(OPTIONS, initial=start, report=told.append)
-    trainer = Trainer(config(wild, max_fall=0.005), dataset, tmp_path, options)
+    trainer = Trainer(config(wild, max_fall=0.0), dataset, tmp_path, options)
     assert trainer.run()
     before = load_checkpoint(start)
     assert sha(trainer.averaged.state_dict()) == sha(trainer.model.state_dict()) == sha(before["model"])
@@ -135,7 +135,7 @@ def test_a_stage_that_does_harm_is_undone_and_says_so(finished, dataset, tmp_pat
     assert sha(shipped["model"]) == sha(before["model"])
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [0, 2, 2]
-    assert rows[1]["score"] < rows[0]["score"] - 0.005
+    assert rows[1]["score"] < rows[0]["score"]
     assert shipped["score"] == before["score"] == pytest.approx(rows[0]["score"], abs=1e-5)
     assert "undone" in rows[2]["note"]
     assert any("undone" in status.get("note", "") for status in told)

@@ -222,6 +222,23 @@ def test_sos_net_finds_what_s_net_misses():
     assert np.linalg.norm(np.subtract(chiasm.peak.position_mm_xyz, CENTRES_MM["optic_chiasm"])) < 1.5
 
 
+class SeesTwo(Paint):
+    """SOL-Net takes the left parotid for the chiasm, even more than the chiasm itself."""
+
+    def forward(self, ct: Tensor) -> Output:
+        out = super().forward(ct)
+        return out._replace(heatmaps=0.6 * out.heatmaps + F.avg_pool3d(out.features[:, 1:2], 5, 1, 2))
+
+
+@pytest.mark.parametrize(("hush", "organ"), [(False, "optic_chiasm"), (True, "parotid_l")])
+def test_a_place_that_s_net_supports_goes_before_a_higher_peak(hush, organ):
+    network = SeesTwo()
+    network.hush = hush
+    peak = predictor(network).predict(patient(axial())).organs["optic_chiasm"].peak
+    assert np.linalg.norm(np.subtract(peak.position_mm_xyz, CENTRES_MM[organ])) < 8
+    assert (peak.height < 0.6) == (organ == "optic_chiasm")
+
+
 def test_a_peak_below_the_threshold_keeps_s_net_s_answer(reference):
     prediction = predictor(peak_threshold=0.99).predict(patient(axial()))
     chiasm = prediction.organs["optic_chiasm"]

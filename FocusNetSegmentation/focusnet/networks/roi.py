@@ -13,6 +13,9 @@ from torch import Tensor
 from focusnet.networks.blocks import Triple
 
 PEAK_RADIUS_ZYX = (2, 3, 3)
+PEAK_MARGIN_ZYX = (4, 6, 6)
+AGREEMENT = 0.0625
+"""Least product of heat map and S-Net's probability that counts as agreement: both at one quarter, say."""
 
 
 class Peaks(NamedTuple):
@@ -46,6 +49,28 @@ def find_peaks(heatmaps: Tensor, radius_zyx: Triple = PEAK_RADIUS_ZYX) -> Peaks:
         reach = [min(r, p, size - 1 - p) for r, p, size in zip(radius_zyx, peak, shape, strict=True)]
         z, y, x = (slice(p - r, p + r + 1) for p, r in zip(peak, reach, strict=True))
         refined += torch.stack([_centroid_offset(volume[z, y, x], axis) for axis in range(3)])
+    return Peaks(position, value)
+
+
+def find_agreed_peaks(heatmaps: Tensor, answers: Tensor) -> Peaks:
+    """Peak of each map near the place where S-Net's own answer supports it most; the highest where none does.
+
+    A heat map learned from few cases may be as high on the other side of the head; S-Net tells left from right, and
+    SOL-Net the middle of the organ. (The paper takes the highest voxel, §3.1.)
+
+    Args:
+        heatmaps: (N, K, D, H, W), no empty axis.
+        answers: (N, K, D, H, W), S-Net's probability of the same organs.
+    """
+    position, value = find_peaks(heatmaps)
+    for n, k in torch.nonzero((heatmaps * answers).flatten(2).amax(2) >= AGREEMENT).tolist():
+        volume = heatmaps[n, k]
+        place = torch.unravel_index((volume * answers[n, k]).argmax(), volume.shape)
+        low = [max(int(p) - m, 0) for p, m in zip(place, PEAK_MARGIN_ZYX, strict=True)]
+        z, y, x = (slice(a, int(p) + m + 1) for a, p, m in zip(low, place, PEAK_MARGIN_ZYX, strict=True))
+        near = find_peaks(volume[None, None, z, y, x])
+        position[n, k] = near.position_zyx[0, 0] + torch.tensor(low, device=position.device)
+        value[n, k] = near.value[0, 0]
     return Peaks(position, value)
 
 
