@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from focusnet.geometry import Geometry, LabelMap, Volume
 from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions
 from focusnet.uncertainty import uncertainty_percent
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from focusnet.analysis import Analysis
@@ -29,7 +30,7 @@ class Report:
     """Labels of one CT and what a user should see beside them.
 
     Attributes:
-        labelmap: On the CT's grid in the world.
+        labelmap: On the CT's grid.
         organs: For each organ asked for: ``volume_ml``, ``confidence`` in [0, 1] and the codes of its ``flags``.
         flags: All findings: ``code``, ``organ`` (empty for the whole scan), ``severity`` and ``message``.
         notes: What a user should know about the computation.
@@ -58,6 +59,16 @@ class Report:
             analysis.stamp,
             analysis.seconds,
             uncertainty_percent(prediction.certainty) if options.output.uncertainty else None,
+        )
+
+    def moved(self, matrix: NDArray[np.float64]) -> Report:
+        """The same with labels and uncertainty moved by a 4x4 matrix of LPS mm; no voxel changes."""
+        labels, uncertainty = self.labelmap, self.uncertainty
+        geometry = labels.geometry.transformed(matrix)
+        return replace(
+            self,
+            labelmap=LabelMap(labels.array, geometry, labels.organs),
+            uncertainty=None if uncertainty is None else Volume(uncertainty.array, geometry),
         )
 
 

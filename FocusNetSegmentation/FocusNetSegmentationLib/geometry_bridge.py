@@ -6,6 +6,7 @@ The only place that converts between RAS (MRML) and LPS (`focusnet`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +14,15 @@ import slicer
 import vtk
 from focusnet.geometry import Geometry
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import polar
 from slicer.util import arrayFromVTKMatrix, vtkMatrixFromArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 # Slicer's DICOM reader corrects tilted and uneven series with a grid transform. A tilt is affine: no need to resample.
 AFFINE_TOLERANCE_MM = 0.02
 LATTICE_STEPS = 9
+LARGEST_TILT_DEG = 30.0
+CLEARLY_OBLIQUE_DEG = 10.0
 
 Sampling = tuple[Literal["linear", "nearest"], float]
 """Interpolation, and the value outside the source."""
@@ -47,6 +51,26 @@ class Placement:
             return self.local.transformed(self.to_world)
         return straight_grid(self)
 
+    @property
+    def patient_to_world(self) -> NDArray[np.float64]:
+        """4x4 turn or mirror image, LPS mm: from a world in which the patient lies as in the scanner to the scene's.
+
+        A transform that turns or mirrors the CT (so that it lies on another scan, say) turns the patient with it, but
+        the models know how patients lie in scanners. So that is taken out; shear and stretch, as of a corrected gantry
+        tilt, are kept. Where the CT's own grid lies oblique and the transform brings it straight, the world is the
+        better guess, and nothing is taken out.
+        """
+        turn = np.eye(4)
+        if self.to_world is None:
+            return turn
+        turn[:3, :3], stretch = polar(self.to_world[:3, :3])
+        if np.linalg.det(turn) > 0 and not np.allclose(stretch, np.eye(3), atol=1e-3):
+            angle = np.degrees(np.arccos(np.clip((np.trace(turn[:3, :3]) - 1) / 2, -1, 1)))
+            if angle < LARGEST_TILT_DEG:
+                return np.eye(4)
+        upright = self.world.transformed(turn.T)
+        return turn if _obliqueness_deg(upright) <= _obliqueness_deg(self.world) + CLEARLY_OBLIQUE_DEG else np.eye(4)
+
     def points_to_world(self, points_xyz: ArrayLike) -> NDArray[np.float64]:
         """LPS mm under the parent transform to LPS mm in the world; ``(n, 3)`` in, ``(n, 3)`` out."""
         points = vtk.vtkPoints()
@@ -55,6 +79,13 @@ class Placement:
         moved.SetDataTypeToDouble()
         _transform_between(self.parent, None).TransformPoints(points, moved)
         return vtk_to_numpy(moved.GetData()) @ _RAS_LPS[:3, :3]
+
+
+def _obliqueness_deg(grid: Geometry) -> float:
+    """Angle between the axes of a grid and the nearest of the patient's: zero for any order and direction of them."""
+    axes, _ = polar(grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0))
+    trace = max(sum(abs(axes[row, column]) for row, column in enumerate(p)) for p in permutations(range(3)))
+    return float(np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1))))
 
 
 def placement(node: Any, ijk_to_ras: NDArray[np.float64], shape_zyx: tuple[int, int, int]) -> Placement:

@@ -40,11 +40,12 @@ class SegmentationJob:
         self.error: FocusNetError | None = None
         self.volume_node = volume_node
         self._result_options = result_options
-        volume = mrml.volume_from_node(volume_node)
+        scan = mrml.scan_from_node(volume_node)
+        self._to_world = scan.to_world
         self._run = ChildRun("segmentation")
         self._run.start(
             "FocusNetSegmentationLib.worker",
-            lambda folder: write_request(folder, volume, options),
+            lambda folder: write_request(folder, scan.volume, options),
             start_child or start_python,
         )
 
@@ -92,7 +93,7 @@ class SegmentationJob:
             self.error = self._run.failure(exit_code)
             return
         try:
-            report = read_report(self._run.folder)
+            report = read_report(self._run.folder).moved(self._to_world)
             stamped = replace(self._result_options, stamp={**self._result_options.stamp, **report.stamp})
             result = mrml.segmentations_from_labelmap(report.labelmap, self.volume_node, stamped, report.uncertainty)
         except FocusNetError as error:

@@ -93,9 +93,10 @@ class SegmentationLogic:
         runtime.ensure()
         from FocusNetSegmentationLib import mrml
 
-        volume = mrml.volume_from_node(volume_node)
+        scan = mrml.scan_from_node(volume_node)
         organs = None if options.organs is None else organ_keys(options.organs)
-        report = Report.of(analyse(volume, self._predictor(options), organs, progress, cancel), options)
+        analysis = analyse(scan.volume, self._predictor(options), organs, progress, cancel)
+        report = Report.of(analysis, options).moved(scan.to_world)
         stamped = replace(result_options, stamp={**result_options.stamp, **report.stamp})
         result = mrml.segmentations_from_labelmap(report.labelmap, volume_node, stamped, report.uncertainty)
         return Outcome(result, report)

@@ -112,6 +112,30 @@ def volume_from_node(node: Any) -> Volume:
     return Volume(array, world)
 
 
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A CT as the models should see it, and its way into the scene.
+
+    Attributes:
+        volume: The CT; the patient lies in it as in the scanner, whatever transform turns the CT in the scene.
+        to_world: 4x4 matrix, LPS mm of ``volume`` to LPS mm of the world.
+    """
+
+    volume: Volume
+    to_world: NDArray[np.float64]
+
+
+def scan_from_node(node: Any) -> Scan:
+    """CT of a volume node to segment; see :func:`volume_from_node`.
+
+    Raises:
+        FocusNetError: As :func:`volume_from_node`.
+    """
+    volume = volume_from_node(node)
+    to_world = bridge.volume_placement(node).patient_to_world
+    return Scan(Volume(volume.array, volume.geometry.transformed(np.linalg.inv(to_world))), to_world)
+
+
 def volume_to_node(volume: Volume, name: str) -> Any:
     """New scalar volume node with a copy of the voxels of ``volume``."""
     return addVolumeFromArray(volume.array, bridge.vtk_ijk_to_ras(volume.geometry), name)

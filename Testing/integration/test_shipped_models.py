@@ -151,6 +151,28 @@ def test_under_a_linear_transform_in_the_scene_the_organs_stay_in_place(phantom,
     slicer.mrmlScene.Clear(False)
 
 
+def test_a_transform_that_turns_the_ct_takes_the_organs_with_it(phantom, straight):
+    """Turned by half a turn about the long axis, the patient's left is at the right of the scene."""
+    slicer = pytest.importorskip("slicer")
+    from FocusNetSegmentationLib import mrml, runtime
+    from FocusNetSegmentationLib.logic import SegmentationLogic
+
+    runtime.ensure()
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", (8, -5, 180), degrees=True).as_matrix()
+    matrix[:3, 3] = (30, -70, 15)
+    node = mrml.volume_to_node(phantom.volume, "CT")
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    flip = np.diag([-1.0, -1, 1, 1])  # LPS to RAS
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(flip @ matrix @ flip))
+    node.SetAndObserveTransformNodeID(transform.GetID())
+    labelmap = SegmentationLogic().segment(node, model="phantom22", device="cpu").report.labelmap
+    assert (labelmap.array != straight.labelmap.array).mean() < 1e-5
+    moved = {k: matrix[:3, :3] @ c + matrix[:3, 3] for k, c in centroids_mm(straight.labelmap).items()}
+    assert_same_place(moved, centroids_mm(labelmap))
+    slicer.mrmlScene.Clear(False)
+
+
 @pytest.mark.realdata
 def test_planning_ct_gives_every_organ_in_its_place(shared_data, tmp_path, capsys):
     series = shared_data / "dicom" / "hn_planning_ct"
