@@ -55,8 +55,8 @@ def find_peaks(heatmaps: Tensor, radius_zyx: Triple = PEAK_RADIUS_ZYX) -> Peaks:
 def find_agreed_peaks(heatmaps: Tensor, answers: Tensor) -> Peaks:
     """Peak of each map near the place where S-Net's own answer supports it most; the highest where none does.
 
-    A heat map learned from few cases may be as high on the other side of the head; S-Net tells left from right, and
-    SOL-Net the middle of the organ. (The paper takes the highest voxel, §3.1.)
+    A heat map learned from few cases may be higher at a place far from the organ. S-Net, which has seen whole scans,
+    knows the region, and SOL-Net the middle of the organ. (The paper takes the highest voxel, §3.1.)
 
     Args:
         heatmaps: (N, K, D, H, W), no empty axis.
