@@ -111,10 +111,11 @@ def test_an_oblique_copy_gives_the_organs_at_the_same_place(phantom, straight, p
     grid = Geometry.from_parts((z, y, x), spacing, origin, rotation)
     oblique = predictor.predict(resample(phantom.volume, grid, fill=-1024)).labelmap
     expected, got = centroids_mm(straight.labelmap), centroids_mm(oblique)
-    # The copy's voxels are interpolated, so a faint organ such as the chiasm may move a little more than the others.
+    # The copy's voxels are interpolated: chiasm and optic nerve, faint and thin, move a little more than the others.
     shifts = [np.linalg.norm(got[key] - centre) for key, centre in expected.items()]
-    assert np.mean(shifts) < SMALL_SHIFT_MM
-    assert_same_place(expected, got, 3 * SMALL_SHIFT_MM)
+    assert np.mean(shifts) < 0.6
+    assert np.mean(np.less(shifts, SMALL_SHIFT_MM)) > 0.9
+    assert_same_place(expected, got, 2 * SMALL_SHIFT_MM)
 
 
 def test_the_same_scan_gives_the_same_bits_twice(phantom, straight, predictor):
