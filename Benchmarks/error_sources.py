@@ -55,7 +55,7 @@ def main() -> None:
         for organ in dataset.cases[name].scored:
             if organ in rows and labels.mask(organ).any():
                 rows[organ].append(compare(labels.mask(organ), answer.mask(organ)))
-    print("| organ | n | DSC | in drawn slices | lower end (slices) | upper end | volume | precision | recall |")
+    print("| organ | n | DSC | in drawn slices | first slice off | last slice off | volume | precision | recall |")
     print("|---|---|---|---|---|---|---|---|---|")
     means = {organ: np.nanmean(values, axis=0) for organ, values in rows.items() if values}
     for organ, values in means.items():
