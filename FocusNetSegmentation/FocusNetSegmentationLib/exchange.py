@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, LabelMap, Volume
 from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions
 from focusnet.uncertainty import uncertainty_percent
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from focusnet.analysis import Analysis
@@ -61,14 +61,19 @@ class Report:
             uncertainty_percent(prediction.certainty) if options.output.uncertainty else None,
         )
 
-    def moved(self, matrix: NDArray[np.float64]) -> Report:
-        """The same with labels and uncertainty moved by a 4x4 matrix of LPS mm; no voxel changes."""
+    def on(self, grid: Geometry) -> Report:
+        """The same on the CT's grid where it lies now; no voxel changes.
+
+        Raises:
+            FocusNetError: ``E_VOLUME_CHANGED``.
+        """
         labels, uncertainty = self.labelmap, self.uncertainty
-        geometry = labels.geometry.transformed(matrix)
+        if grid.shape_zyx != labels.geometry.shape_zyx:
+            raise FocusNetError("E_VOLUME_CHANGED", "The CT's voxels changed while it was segmented; segment it again.")
         return replace(
             self,
-            labelmap=LabelMap(labels.array, geometry, labels.organs),
-            uncertainty=None if uncertainty is None else Volume(uncertainty.array, geometry),
+            labelmap=LabelMap(labels.array, grid, labels.organs),
+            uncertainty=None if uncertainty is None else Volume(uncertainty.array, grid),
         )
 
 

@@ -40,12 +40,11 @@ class SegmentationJob:
         self.error: FocusNetError | None = None
         self.volume_node = volume_node
         self._result_options = result_options
-        scan = mrml.scan_from_node(volume_node)
-        self._to_world = scan.to_world
+        volume = mrml.patient_from_node(volume_node)
         self._run = ChildRun("segmentation")
         self._run.start(
             "FocusNetSegmentationLib.worker",
-            lambda folder: write_request(folder, scan.volume, options),
+            lambda folder: write_request(folder, volume, options),
             start_child or start_python,
         )
 
@@ -93,7 +92,8 @@ class SegmentationJob:
             self.error = self._run.failure(exit_code)
             return
         try:
-            report = read_report(self._run.folder).moved(self._to_world)
+            # The CT may have been moved while the child ran; the result goes where it lies now.
+            report = read_report(self._run.folder).on(mrml.world_grid(self.volume_node))
             stamped = replace(self._result_options, stamp={**self._result_options.stamp, **report.stamp})
             result = mrml.segmentations_from_labelmap(report.labelmap, self.volume_node, stamped, report.uncertainty)
         except FocusNetError as error:

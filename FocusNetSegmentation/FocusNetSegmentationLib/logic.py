@@ -93,10 +93,10 @@ class SegmentationLogic:
         runtime.ensure()
         from FocusNetSegmentationLib import mrml
 
-        scan = mrml.scan_from_node(volume_node)
+        volume = mrml.patient_from_node(volume_node)
         organs = None if options.organs is None else organ_keys(options.organs)
-        analysis = analyse(scan.volume, self._predictor(options), organs, progress, cancel)
-        report = Report.of(analysis, options).moved(scan.to_world)
+        analysis = analyse(volume, self._predictor(options), organs, progress, cancel)
+        report = Report.of(analysis, options).on(mrml.world_grid(volume_node))
         stamped = replace(result_options, stamp={**result_options.stamp, **report.stamp})
         result = mrml.segmentations_from_labelmap(report.labelmap, volume_node, stamped, report.uncertainty)
         return Outcome(result, report)

@@ -112,28 +112,23 @@ def volume_from_node(node: Any) -> Volume:
     return Volume(array, world)
 
 
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """A CT as the models should see it, and its way into the scene.
+def patient_from_node(node: Any) -> Volume:
+    """CT of a volume node as the models should see it: the patient lies as in the scanner.
 
-    Attributes:
-        volume: The CT; the patient lies in it as in the scanner, whatever transform turns the CT in the scene.
-        to_world: 4x4 matrix, LPS mm of ``volume`` to LPS mm of the world.
-    """
-
-    volume: Volume
-    to_world: NDArray[np.float64]
-
-
-def scan_from_node(node: Any) -> Scan:
-    """CT of a volume node to segment; see :func:`volume_from_node`.
+    As :func:`volume_from_node`, but without the turn that a parent transform gives the CT in the scene
+    (`Placement.patient_to_world`).
 
     Raises:
         FocusNetError: As :func:`volume_from_node`.
     """
     volume = volume_from_node(node)
-    to_world = bridge.volume_placement(node).patient_to_world
-    return Scan(Volume(volume.array, volume.geometry.transformed(np.linalg.inv(to_world))), to_world)
+    turn = bridge.volume_placement(node).patient_to_world
+    return Volume(volume.array, volume.geometry.transformed(np.linalg.inv(turn)))
+
+
+def world_grid(node: Any) -> Geometry:
+    """Where the voxels that :func:`volume_from_node` gives lie in the world now."""
+    return bridge.volume_placement(node).world
 
 
 def volume_to_node(volume: Volume, name: str) -> Any:

@@ -86,6 +86,33 @@ def test_progress_log_and_result(scene, job, temporary):
     assert not job.poll()
 
 
+def test_a_ct_that_is_moved_meanwhile_gets_its_organs_where_it_lies(scene, job, transform_node):
+    import slicer
+
+    turn = np.array([[0, -1.0, 0, 15], [1, 0, 0, -7], [0, 0, 1, 4], [0, 0, 0, 1]])
+    transform = transform_node(turn)
+    job.volume_node.SetAndObserveTransformNodeID(transform.GetID())
+    job.child.finish()
+    assert not job.poll()
+    ct = slicer.util.arrayFromVolume(job.volume_node)
+    for value, key in KEYS.items():
+        node = job.outcome.result.nodes[key]
+        assert node.GetTransformNodeID() == transform.GetID()
+        segment = node.GetSegmentation().GetNthSegmentID(0)
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment, job.volume_node)
+        np.testing.assert_array_equal(mask > 0, ct == 100 * value)
+
+
+def test_a_ct_whose_voxels_change_meanwhile_gets_none(scene, job):
+    import slicer
+
+    slicer.util.updateVolumeFromArray(job.volume_node, np.zeros((4, 5, 6), np.int16))
+    job.child.finish()
+    assert not job.poll()
+    assert job.error.code == "E_VOLUME_CHANGED"
+    assert job.outcome is None
+
+
 def test_cancel_ends_the_child_and_changes_nothing(scene, job, temporary):
     before = scene.GetNumberOfNodes()
     job.cancel()
