@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ SUFFIXES = {
 ITK_SPACE = "left-posterior-superior"  # what ITK turns every space of a patient into
 DETACHED = (".nhdr", ".mhd")
 MIN_SLICES = 3
+ONE_AT_A_TIME = threading.Lock()
+"""ITK's NRRD reader keeps its errors in global memory: two threads that read damaged files end the process."""
 SPACING_MM = (0.01, 50.0)
 
 
@@ -154,7 +157,8 @@ def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
     reader.SetFileName(str(path))
     reader.SetImageIO(SUFFIXES[suffix])
     try:
-        reader.ReadImageInformation()
+        with ONE_AT_A_TIME:
+            reader.ReadImageInformation()
         size = reader.GetSize()
         count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
         room = MAX_GZIP_RATIO * path.stat().st_size
@@ -162,7 +166,8 @@ def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
             raise FocusNetError("E_UNREADABLE", f"The header of '{path.name}' states {count} values, which can't be.")
         if len(size) == 4 and size[3] == 1:
             reader.SetExtractSize((*size[:3], 0))
-        image = reader.Execute()
+        with ONE_AT_A_TIME:
+            image = reader.Execute()
     except RuntimeError as error:
         raise FocusNetError("E_UNREADABLE", f"'{path.name}' is damaged or truncated; export it again.") from error
     size = image.GetSize()
