@@ -123,55 +123,51 @@ def test_the_same_scan_gives_the_same_bits_twice(phantom, straight, predictor):
     assert hashlib.sha256(again.labelmap.array).digest() == hashlib.sha256(straight.labelmap.array).digest()
 
 
-def test_under_a_linear_transform_in_the_scene_the_organs_stay_in_place(phantom, straight):
-    """The CT's own grid is moved away and a parent transform brings it back: the world is the same."""
+@pytest.fixture
+def segment_under():
+    """Segments a CT under a 4x4 LPS matrix in the scene; returns the outcome and the transform node."""
     slicer = pytest.importorskip("slicer")
     from FocusNetSegmentationLib import mrml, runtime
     from FocusNetSegmentationLib.logic import SegmentationLogic
 
     runtime.ensure()
-    import vtk
 
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("zxy", (25, -10, 40), degrees=True).as_matrix()
-    matrix[:3, 3] = (30, -70, 15)
-    moved = Volume(phantom.volume.array, phantom.volume.geometry.transformed(np.linalg.inv(matrix)))
-    node = mrml.volume_to_node(moved, "CT")
-    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    flip = np.diag([-1.0, -1, 1, 1])  # LPS to RAS
-    to_parent = vtk.vtkMatrix4x4()
-    to_parent.DeepCopy((flip @ matrix @ flip).ravel())
-    transform.SetMatrixTransformToParent(to_parent)
-    node.SetAndObserveTransformNodeID(transform.GetID())
-    outcome = SegmentationLogic().segment(node, model="phantom22", device="cpu")
-    expected, got = centroids_mm(straight.labelmap), centroids_mm(outcome.report.labelmap)
-    assert_same_place(expected, got)
-    for key in ("parotid_l", "lens_r", "optic_chiasm"):
-        segmentation = outcome.result.nodes[key]
-        assert segmentation.GetTransformNodeID() == transform.GetID()
+    def segment(volume, matrix):
+        node = mrml.volume_to_node(volume, "CT")
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        flip = np.diag([-1.0, -1, 1, 1])  # LPS to RAS
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(flip @ matrix @ flip))
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        return SegmentationLogic().segment(node, model="phantom22", device="cpu"), transform
+
+    yield segment
     slicer.mrmlScene.Clear(False)
 
 
-def test_a_transform_that_turns_the_ct_takes_the_organs_with_it(phantom, straight):
-    """Turned by half a turn about the long axis, the patient's left is at the right of the scene."""
-    slicer = pytest.importorskip("slicer")
-    from FocusNetSegmentationLib import mrml, runtime
-    from FocusNetSegmentationLib.logic import SegmentationLogic
-
-    runtime.ensure()
+def rigid(axes, angles_deg):
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("xyz", (8, -5, 180), degrees=True).as_matrix()
+    matrix[:3, :3] = Rotation.from_euler(axes, angles_deg, degrees=True).as_matrix()
     matrix[:3, 3] = (30, -70, 15)
-    node = mrml.volume_to_node(phantom.volume, "CT")
-    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    flip = np.diag([-1.0, -1, 1, 1])  # LPS to RAS
-    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(flip @ matrix @ flip))
-    node.SetAndObserveTransformNodeID(transform.GetID())
-    labelmap = SegmentationLogic().segment(node, model="phantom22", device="cpu").report.labelmap
+    return matrix
+
+
+def test_under_a_linear_transform_in_the_scene_the_organs_stay_in_place(phantom, straight, segment_under):
+    """The CT's own grid is moved away and a parent transform brings it back: the world is the same."""
+    matrix = rigid("zxy", (25, -10, 40))
+    moved = Volume(phantom.volume.array, phantom.volume.geometry.transformed(np.linalg.inv(matrix)))
+    outcome, transform = segment_under(moved, matrix)
+    assert_same_place(centroids_mm(straight.labelmap), centroids_mm(outcome.report.labelmap))
+    for key in ("parotid_l", "lens_r", "optic_chiasm"):
+        assert outcome.result.nodes[key].GetTransformNodeID() == transform.GetID()
+
+
+def test_a_transform_that_turns_the_ct_takes_the_organs_with_it(phantom, straight, segment_under):
+    """Turned by half a turn about the long axis, the patient's left is at the right of the scene."""
+    matrix = rigid("xyz", (8, -5, 180))
+    labelmap = segment_under(phantom.volume, matrix)[0].report.labelmap
     assert (labelmap.array != straight.labelmap.array).mean() < 1e-5
     moved = {k: matrix[:3, :3] @ c + matrix[:3, 3] for k, c in centroids_mm(straight.labelmap).items()}
     assert_same_place(moved, centroids_mm(labelmap))
-    slicer.mrmlScene.Clear(False)
 
 
 @pytest.mark.realdata

@@ -111,3 +111,15 @@ def widget(module, outside, add_ct):
     widget.setup()
     yield widget
     widget.cleanup()
+
+
+@pytest.fixture
+def segment(widget, outside):
+    """Presses Segment and lets the child finish."""
+
+    def press():
+        widget.ui.segmentButton.click()
+        outside.children[-1].finish()
+        widget.panel.poll()
+
+    return press

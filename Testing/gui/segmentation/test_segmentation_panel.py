@@ -89,17 +89,12 @@ def test_choices_reach_the_job(widget, outside, scene):
     assert nodes(scene) == 1
 
 
-def test_replacing_is_a_choice(widget, outside, scene):
-    def run():
-        widget.ui.segmentButton.click()
-        outside.children[-1].finish()
-        widget.panel.poll()
-
-    run()
-    run()
+def test_replacing_is_a_choice(widget, segment, scene):
+    segment()
+    segment()
     assert nodes(scene) == 6
     widget.ui.replaceCheckBox.click()
-    run()
+    segment()
     assert nodes(scene) == 3
 
 

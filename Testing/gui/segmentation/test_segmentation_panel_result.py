@@ -1,3 +1,5 @@
+"""What a finished segmentation leaves in the scene and in the panel."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,29 +10,24 @@ def maps(scene):
     return [node for node in scene.GetNodesByClass("vtkMRMLScalarVolumeNode") if "uncertainty" in node.GetName()]
 
 
-def test_uncertainty_map_is_a_choice_and_is_replaced_with_its_result(widget, outside, scene):
+def test_uncertainty_map_is_a_choice_and_is_replaced_with_its_result(widget, segment, scene):
     import slicer
 
-    def run():
-        widget.ui.segmentButton.click()
-        outside.children[-1].finish()
-        widget.panel.poll()
-
-    run()
+    segment()
     assert maps(scene) == []
     widget.ui.replaceCheckBox.click()
     widget.ui.uncertaintyCheckBox.click()
-    run()
+    segment()
     (first,) = maps(scene)
     assert first.GetName() == "CT uncertainty (%)"
     ct = slicer.util.arrayFromVolume(slicer.util.getNode("CT"))
     np.testing.assert_array_equal(slicer.util.arrayFromVolume(first), ct // 10)
     assert widget.ui.inputVolumeSelector.currentNode().GetName() == "CT"
-    run()
+    segment()
     (second,) = maps(scene)
     assert second is not first
     widget.ui.uncertaintyCheckBox.click()
-    run()
+    segment()
     assert maps(scene) == []
 
 
