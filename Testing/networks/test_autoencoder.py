@@ -26,6 +26,21 @@ def test_shapes_and_gradients(norm):
         assert parameter.grad.abs().max() > 0, name
 
 
+def test_on_a_processor_it_computes_in_float32_under_autocast():
+    """In bfloat16 its weight gradients were NaN on some processors, from the first step on."""
+    torch.manual_seed(1)
+    network = ShapeAutoencoder((8, 32, 32), (16, 32, 64), 64)
+    mask = torch.zeros(3, 1, 8, 32, 32)
+    mask[:, :, 3:5, 8:16, 10:14] = 1
+    expected = network(mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(mask)
+    assert torch.equal(out.code, expected.code)
+    assert torch.equal(out.reconstruction, expected.reconstruction)
+    out.reconstruction.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
 def test_latent_code_of_the_paper_roi():
     network = ShapeAutoencoder()
     assert network.coarse_shape == (256, 1, 8, 8)

@@ -42,7 +42,8 @@ class AutoencoderOutput(NamedTuple):
 class ShapeAutoencoder(nn.Module):
     """Encodes a small organ's mask into a latent code of its shape and decodes it again.
 
-    The final activation is a sigmoid, as masks lie in [0, 1] (table 9 prints ReLU).
+    The final activation is a sigmoid, as masks lie in [0, 1] (table 9 prints ReLU). On a processor it computes in float32
+    whatever the autocast: in bfloat16 the weight gradients of its strided convolutions are not always finite there.
 
     Args:
         roi_shape_zyx: Shape of the masks; each size a multiple of 8.
@@ -87,6 +88,7 @@ class ShapeAutoencoder(nn.Module):
         # A small organ fills about 1 % of its ROI: the first answer is that share rather than one half.
         initialise_head(self.decoder3, EMPTY_LOGIT)
 
+    @torch.autocast("cpu", enabled=False)
     def encode(self, mask: Tensor) -> Tensor:
         """Latent code (N, code_size) of a mask or of organ probabilities (N, 1, d, h, w).
 
@@ -98,6 +100,7 @@ class ShapeAutoencoder(nn.Module):
         x = self.encoder(mask)  # (N, 256, d/8, h/8, w/8)
         return self.to_code(x.flatten(1))  # (N, 512)
 
+    @torch.autocast("cpu", enabled=False)
     def decode(self, code: Tensor) -> Decoded:
         """Mask and decoder features of a latent code (N, code_size)."""
         x = F.relu(self.from_code(code)).unflatten(1, self.coarse_shape)  # (N, 256, d/8, h/8, w/8)
