@@ -4,18 +4,21 @@ Synthetic phantoms of the orbits and the sella in which chiasm and optic nerves 
 SOL-Net are trained once; from their weights SOS-Net is trained for each seed without the autoencoder ("none"), with a
 pre-trained one that is held ("frozen") and against it ("adversarial"). Only this stage differs: the arms of a seed
 start from the same weights and see the same chunks. Test phantoms are seen by no stage. Finished arms are kept in the
-output folder and not trained again.
+output folder and not trained again. ``--offsets`` measures every arm at other thresholds, too: the number is added to
+SOS-Net's logits before they decide, so that arms can be compared at the same volume.
 
-    python Benchmarks/shape_constraint.py [-o runs/shape-constraint] [--seeds 3] [--steps 450]
+    python Benchmarks/shape_constraint.py [-o runs/shape-constraint] [--seeds 3] [--steps 450] [--offsets 0 0.5]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,10 +115,13 @@ def train_arm(
     return trainer
 
 
-def measure(trainer: Trainer, cases: list[PreparedCase]) -> dict[str, dict[str, list[float]]]:
-    """DSC and HD95 of each small organ on each test phantom."""
-    found: dict[str, dict[str, list[float]]] = {organ: {"dsc": [], "hd95_mm": []} for organ in SMALL}
+def measure(trainer: Trainer, cases: list[PreparedCase], offset: float = 0.0) -> dict[str, dict[str, list[float]]]:
+    """DSC, HD95 and relative volume of each small organ on each test phantom; ``offset`` is added to the logits."""
+    found: dict[str, dict[str, list[float]]] = {organ: {"dsc": [], "hd95_mm": [], "volume": []} for organ in SMALL}
     model, chunk = trainer.averaged.eval(), trainer.config.data.chunk_zyx
+    moved = SimpleNamespace(
+        roi_shape_zyx=model.roi_shape_zyx, refine=lambda k, features, ct: model.refine(k, features, ct) + offset
+    )
     for case in cases:
         with computing(trainer.device, trainer.precision):
             probability, heatmaps, features, ct = predict_case(
@@ -125,13 +131,14 @@ def measure(trainer: Trainer, cases: list[PreparedCase]) -> dict[str, dict[str, 
             assert features is not None
             small = trainer.task.small_classes
             peaks = find_agreed_peaks(heatmaps[None], probability[None, list(small)])
-            refine(model, probability, peaks, features, ct, small)
+            refine(moved, probability, peaks, features, ct, small)
         z, y, x = case.ct.shape
         labels = probability[:, :z, :y, :x].argmax(0).numpy()
         for organ in SMALL:
             value = ORGANS.index(organ) + 1
             truth, answer = np.asarray(case.labels) == value, labels == value
             found[organ]["dsc"].append(dice(truth, answer))
+            found[organ]["volume"].append(float(answer.sum() / truth.sum()))
             apart = NOT_FOUND_MM
             if answer.any():
                 distances = surface_distances(truth, answer, case.geometry.spacing_zyx)
@@ -140,21 +147,29 @@ def measure(trainer: Trainer, cases: list[PreparedCase]) -> dict[str, dict[str, 
     return found
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: dict[str, Any], offsets: Iterable[float]) -> str:
     """Markdown: mean over test phantoms and seeds of each arm, and the small organs' means of each seed."""
     lines = [
-        "| arm | seeds | " + " | ".join(f"{o} DSC / HD95" for o in SMALL) + " | small DSC / HD95 | DSC of each seed |",
-        "|---|---|" + "---|" * (len(SMALL) + 2),
+        "| arm | offset | seeds | "
+        + " | ".join(f"{o} DSC / HD95" for o in SMALL)
+        + " | small DSC / HD95 | volume | DSC of each seed |",
+        "|---|---|---|" + "---|" * (len(SMALL) + 3),
     ]
-    for arm in ARMS:
-        runs = [r for name, r in sorted(results.items()) if name.startswith(f"{arm}-")]
+    for arm, offset in itertools.product(ARMS, offsets):
+        runs = [r for name, r in sorted(results.items()) if name.startswith(f"{arm}-") and name.endswith(at(offset))]
         if not runs:
             continue
         cells = [f"{_mean(runs, [o], 'dsc'):.3f} / {_mean(runs, [o], 'hd95_mm'):.2f}" for o in (*SMALL,)]
         cells.append(f"{_mean(runs, SMALL, 'dsc'):.3f} / {_mean(runs, SMALL, 'hd95_mm'):.2f}")
+        cells.append(f"{_mean(runs, SMALL, 'volume'):.2f}")
         cells.append(", ".join(f"{_mean([r], SMALL, 'dsc'):.3f}" for r in runs))
-        lines.append(f"| {arm} | {len(runs)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {arm} | {offset:+g} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def at(offset: float) -> str:
+    """End of the name of a result."""
+    return f"@{offset:+g}"
 
 
 def _mean(runs: list[dict[str, Any]], organs: Iterable[str], measure_name: str) -> float:
@@ -171,6 +186,7 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=300, help="of S-Net and of SOL-Net")
     parser.add_argument("--weight", type=float, default=0.5, help="λ1 of eq 7")
     parser.add_argument("--test-seed", type=int, default=TEST_SEED, help="of the phantoms that are measured")
+    parser.add_argument("--offsets", type=float, nargs="+", default=[0.0], help="added to SOS-Net's logits")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -186,19 +202,20 @@ def main() -> None:
     for seed in range(1, arguments.seeds + 1):
         start = with_new_sos_nets(base, seed, out / f"start-{seed}.pt")
         for arm in arguments.arms:
-            name = f"{arm}-{seed}"
-            if name in results:
+            names = {offset: f"{arm}-{seed}{at(offset)}" for offset in arguments.offsets}
+            if all(name in results for name in names.values()):
                 continue
             began = time.process_time()
             trainer = train_arm(
-                seed, arm, start, out / name, data, arguments.steps, arguments.aae_steps, arguments.weight
+                seed, arm, start, out / f"{arm}-{seed}", data, arguments.steps, arguments.aae_steps, arguments.weight
             )
-            results[name] = measure(trainer, cases)
+            for offset, name in names.items():
+                results[name] = measure(trainer, cases, offset)
+                dsc, hd95 = _mean([results[name]], SMALL, "dsc"), _mean([results[name]], SMALL, "hd95_mm")
+                seconds = time.process_time() - began
+                print(f"{name}: small DSC {dsc:.3f}, HD95 {hd95:.2f} mm, {seconds:.0f} CPU s", flush=True)
             kept.write_text(json.dumps(results, indent=1))
-            dsc, hd95 = _mean([results[name]], SMALL, "dsc"), _mean([results[name]], SMALL, "hd95_mm")
-            seconds = time.process_time() - began
-            print(f"{name}: small DSC {dsc:.3f}, HD95 {hd95:.2f} mm, {seconds:.0f} CPU s", flush=True)
-    print(table(results))
+    print(table(results, arguments.offsets))
 
 
 if __name__ == "__main__":

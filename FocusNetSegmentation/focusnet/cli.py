@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from focusnet import DISCLAIMER, __version__, cli_data, cli_exchange
-from focusnet.cli_options import CANCELLED, DONE, FAILED, INTERRUPTED, REFUSED, Json, Quiet, Verbose, split_names
+from focusnet.cli_options import CANCELLED, DONE, FAILED, INTERRUPTED, REFUSED, Fast, Json, Quiet, Verbose, split_names
 from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import Cancelled, FocusNetError
 
@@ -101,7 +101,7 @@ def segment(
     organs: Annotated[str | None, typer.Option(help="Organs to label, separated by commas; all by default.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    fast: Annotated[bool, typer.Option("--fast", help="Pieces side by side: faster, less smooth.")] = False,
+    fast: Fast = False,
     formats: Annotated[
         list[str] | None,
         typer.Option(

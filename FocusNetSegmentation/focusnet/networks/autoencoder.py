@@ -42,8 +42,8 @@ class AutoencoderOutput(NamedTuple):
 class ShapeAutoencoder(nn.Module):
     """Encodes a small organ's mask into a latent code of its shape and decodes it again.
 
-    The final activation is a sigmoid, as masks lie in [0, 1] (table 9 prints ReLU). On a processor it computes in float32
-    whatever the autocast: in bfloat16 the weight gradients of its strided convolutions are not always finite there.
+    The final activation is a sigmoid, as masks lie in [0, 1] (table 9 prints ReLU). On a processor it computes in
+    float32 whatever the autocast: in bfloat16 the weight gradients of its strided convolutions are not always finite.
 
     Args:
         roi_shape_zyx: Shape of the masks; each size a multiple of 8.
