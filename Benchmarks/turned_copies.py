@@ -52,9 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     predictor = Predictor(load_bundle(find_bundle(given.model)), "cpu")
     small = predictor.spec.small_organs
-    print(
-        "| phantom | turn (degrees) | small organs: mean, most (mm) | all: mean, most (mm) | below 1 mm |"
-    )
+    print("| phantom | turn (degrees) | small organs: mean, most (mm) | all: mean, most (mm) | below 1 mm |")
     print("|---|---|---|---|---|")
     for seed in given.seeds:
         volume = make_phantom(seed, PhantomOptions(spacing_xyz=(1.5, 1.5, 2.5))).volume

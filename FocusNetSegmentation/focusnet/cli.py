@@ -368,7 +368,8 @@ def train(
     stage: Annotated[str | None, typer.Option(help="Stop after this stage: snet, sol, aae, sos or joint.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     init: Annotated[
-        Path | None, typer.Option(help="Start from the weights of another run's stage, RUN/best-STAGE.pt.")
+        Path | None,
+        typer.Option(help="Start from the weights of another run's stage, RUN/best-STAGE.pt, or of a bundle's folder."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: key=value, repeatable; stages.snet.steps=100.")
@@ -395,7 +396,8 @@ def train(
     source = f"--preset {preset}" if preset is not None else "--config CONFIG"
     start = [] if init is None else [f"--init {init.parent.name}/{init.name}"]
     changed = [f"--set {s}" for s in settings or ()]
-    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *start, *changed])
+    until = [] if stage is None else [f"--stage {stage}"]
+    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *until, *start, *changed])
     with shown_progress(quiet=quiet or as_json) as progress:
         report = None if progress is None else progress_report(progress)
         if as_json:

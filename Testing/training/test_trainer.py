@@ -7,7 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from focusnet.bundle import Architecture, ModelSpec, save_bundle
 from focusnet.errors import FocusNetError
+from focusnet.networks.builders import build
+from focusnet_training.assembly import network_arguments
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import read_dataset
@@ -227,6 +230,60 @@ def test_a_run_may_start_from_another_s_weights(finished, dataset, tmp_path):
     narrow["network"]["widths"] = (4, 4, 8)
     with pytest.raises(FocusNetError, match="another network") as caught:
         Trainer(TrainingConfig.model_validate(narrow), dataset, tmp_path / "narrow", options)
+    assert caught.value.code == "E_CHECKPOINT"
+
+
+def bundle_of(folder, trainer, organs, small):
+    settings = trainer.config
+    arguments = network_arguments(settings, len(organs), len(small))
+    spec = ModelSpec(
+        name="blobs",
+        description="test",
+        architecture=Architecture(name="focusnetv2", arguments=arguments),
+        organs=organs,
+        small_organs=small,
+        spacing_mm_xyz=settings.data.spacing_xyz,
+        window_hu=settings.data.window_hu,
+        chunk_shape_zyx=settings.data.chunk_zyx,
+        overlap_zyx=(4, 4, 4),
+        roi_shape_zyx=settings.network.roi_shape_zyx,
+        training_data="phantoms",
+    )
+    network = build("focusnetv2", **arguments)
+    network.load_state_dict({k: v for k, v in trainer.model.state_dict().items() if small or k.startswith("snet.")})
+    return save_bundle(folder, spec, network, "card", precision="fp32").folder
+
+
+def test_a_run_may_start_from_a_bundle(finished, dataset, tmp_path):
+    trainer = finished[1]
+    whole = bundle_of(tmp_path / "whole", trainer, trainer.organs, trainer.small)
+    options = replace(OPTIONS, initial=whole)
+    next_run = Trainer(config(ALL), dataset, tmp_path / "next", options)
+    assert sha(next_run.model.state_dict()) == sha(trainer.model.state_dict())
+    assert next_run.run(until="snet")
+    assert Trainer(config(ALL), dataset, tmp_path / "next", OPTIONS).run(resume=True, until="sol")
+
+    alone = bundle_of(tmp_path / "alone", trainer, trainer.organs, ())
+    fresh = Trainer(config(ALL), dataset, tmp_path / "fresh", OPTIONS).model.state_dict()
+    started = Trainer(config(ALL), dataset, tmp_path / "snet", replace(OPTIONS, initial=alone)).model.state_dict()
+    for name, tensor in started.items():
+        same = trainer.model.state_dict() if name.startswith("snet.") else fresh
+        assert torch.equal(tensor, same[name]), name
+
+
+def test_weights_of_organs_in_another_order_are_refused(finished, dataset, tmp_path):
+    """Left and right have weights of one shape; only the names tell them apart."""
+    trainer = finished[1]
+    swapped = tuple({"lens_l": "lens_r", "lens_r": "lens_l"}.get(o, o) for o in trainer.organs)
+    path = bundle_of(tmp_path / "swapped", trainer, swapped, trainer.small)
+    with pytest.raises(FocusNetError, match="another order") as caught:
+        Trainer(config(ALL), dataset, tmp_path / "next", replace(OPTIONS, initial=path))
+    assert caught.value.code == "E_CHECKPOINT"
+    narrow = config(ALL).model_dump()
+    narrow["network"]["widths"] = (4, 4, 8)
+    fits = bundle_of(tmp_path / "fits", trainer, trainer.organs, trainer.small)
+    with pytest.raises(FocusNetError, match="another network") as caught:
+        Trainer(TrainingConfig.model_validate(narrow), dataset, tmp_path / "narrow", replace(OPTIONS, initial=fits))
     assert caught.value.code == "E_CHECKPOINT"
 
 
