@@ -286,6 +286,7 @@ def resample(
     fill: float,
     order: Literal["linear", "nearest"] = "linear",
     antialias: bool = True,
+    extrapolate: bool = False,
 ) -> Volume:
     """Values of ``volume`` at the voxel centres of ``target``, for any two affine grids.
 
@@ -296,6 +297,7 @@ def resample(
         order: ``linear`` gives float32, ``nearest`` keeps the source's type.
         antialias: Smooth before sampling more coarsely than the source (linear only), with a Gaussian that brings the
             source's voxel to the target's size in full width at half maximum.
+        extrapolate: Take the value of the nearest voxel outside the source, not ``fill``.
 
     Returns:
         Volume on ``target``.
@@ -315,6 +317,7 @@ def resample(
     resampler.SetTransform(transform)
     resampler.SetInterpolator(sitk.sitkLinear if order == "linear" else sitk.sitkNearestNeighbor)
     resampler.SetDefaultPixelValue(float(fill))
+    resampler.SetUseNearestNeighborExtrapolator(extrapolate)
     resampled = resampler.Execute(sitk.GetImageFromArray(array))
     return Volume(sitk.GetArrayFromImage(resampled), target)
 

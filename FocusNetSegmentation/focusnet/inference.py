@@ -21,7 +21,7 @@ from focusnet.errors import Cancelled, FocusNetError
 from focusnet.geometry import LabelMap, Shape, Volume
 from focusnet.io.hounsfield import check_hu
 from focusnet.postprocessing import fuse, keep_largest_components, native_labels
-from focusnet.preprocessing import body_box, to_working_grid
+from focusnet.preprocessing import patient_on_working_grid
 from focusnet.tiling import piece_shape, smaller_pieces, triple
 from focusnet.uncertainty import expected_dsc
 
@@ -199,8 +199,7 @@ class Predictor:
                 "E_TOO_FEW_SLICES",
                 f"The CT has {_times(volume.array.shape)} voxels; at least {MIN_SLICES} are needed along every axis.",
             )
-        ct = to_working_grid(check_hu(volume), self.spec.spacing_mm_xyz)
-        body = ct.crop(body_box(ct))
+        body = patient_on_working_grid(check_hu(volume), self.spec.spacing_mm_xyz, self.spec.multiple_zyx)
         return body.with_array(np.ascontiguousarray(body.array))
 
     def _compute_within_memory(self, ct: Volume, run: _Run) -> tuple[Answers, Computation, Shape]:

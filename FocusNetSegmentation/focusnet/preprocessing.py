@@ -1,7 +1,8 @@
 """From a CT on its native grid to the networks' input, each step with its inverse.
 
-The working grid is aligned with the patient's axes (LPS) at the model's spacing. It depends only on where the scan lies
-in the world, not on how its array is ordered, so a flipped, permuted or oblique copy of a scan gives the same input.
+The working grid is aligned with the patient's axes (LPS) at the model's spacing. It does not depend on how the array of
+the scan is ordered; where a model is used, it is the patient who places it, not the scan's outer corners: a copy of the
+scan on another grid then gives the same voxels, pooled in the same groups.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from scipy import ndimage
 
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, resample
+from focusnet.tiling import triple
 
 AIR_HU = -1024.0
 MAX_HU = 3071.0
 BODY_THRESHOLD_HU = -300.0
 BODY_OPENING_MM = 6.0
+MARGIN_IN_PLANE_MM = 4.0
 MIN_BODY_ML = 100.0
 
 
@@ -58,6 +61,96 @@ def to_working_grid(volume: Volume, spacing_xyz: tuple[float, float, float]) -> 
     return resample(clipped, target, fill=AIR_HU)
 
 
+def patient_on_working_grid(
+    volume: Volume, spacing_xyz: tuple[float, float, float], multiple_zyx: tuple[int, int, int]
+) -> Volume:
+    """The patient alone on a working grid whose voxels lie the same way in any copy of the scan.
+
+    A voxel lies at the middle of all tissue, and the patient's box is counted from there in blocks of ``multiple_zyx``
+    voxels, in every copy the same. Voxels of ``spacing_xyz`` along the patient's axes are kept, and nothing is
+    interpolated.
+
+    Args:
+        volume: CT in HU on any affine grid.
+        spacing_xyz: Working spacing in mm.
+        multiple_zyx: Voxels that the network pools into one.
+
+    Returns:
+        CT in HU, clipped to [-1024, 3071], cut to the patient and at least 4 mm more in plane; float32, air outside the
+        scan. Its shape is a multiple of ``multiple_zyx``.
+
+    Raises:
+        FocusNetError: ``E_NOT_CT``, see `body_box`.
+    """
+    spacing, multiple = np.asarray(spacing_xyz, dtype=np.float64), np.asarray(multiple_zyx)
+    block = spacing * multiple[::-1]
+    middle = _middle_of_tissue(volume, spacing)
+    low, high = volume.geometry.world_bounds()
+    before = np.ceil((middle - low + MARGIN_IN_PLANE_MM) / block).astype(int)
+    after = np.ceil((high - middle + MARGIN_IN_PLANE_MM) / block).astype(int)
+    grid = Geometry.from_parts(
+        triple((before + after)[::-1] * multiple),
+        spacing,
+        middle - before * block,
+        frame_of_reference=volume.geometry.frame_of_reference,
+    )
+    ct = _to_the_ends(volume, grid)
+    box = body_box(ct, margin_mm=0.0)
+    margin = np.ceil(np.array((0.0, MARGIN_IN_PLANE_MM, MARGIN_IN_PLANE_MM)) / spacing[::-1])
+    start = np.maximum(np.floor((box.start_zyx - margin) / multiple), 0) * multiple
+    stop = np.minimum(np.ceil((box.stop_zyx + margin) / multiple) * multiple, ct.array.shape)
+    return ct.crop(Box(triple(start), triple(stop)))
+
+
+def _to_the_ends(volume: Volume, grid: Geometry) -> Volume:
+    """CT on a grid larger than the scan; a voxel that the scan fills in part is as the scan's end there, not air.
+
+    Else an organ that the scan cuts would end up to half a working voxel too early.
+    """
+    native = volume.geometry
+    clipped = Volume(np.clip(volume.array, AIR_HU, MAX_HU), native)
+    ct = resample(clipped, grid, fill=AIR_HU, extrapolate=True)
+    step = np.linalg.inv(native.affine) @ grid.affine  # working to native index, (i, j, k)
+    k, j, i = np.ogrid[tuple(slice(n) for n in grid.shape_zyx)]
+    for row, n in zip(step[:3], native.shape_zyx[::-1], strict=True):
+        index = row[0] * i + row[1] * j + row[2] * k + row[3]
+        reach = 0.5 + np.abs(row[:3]).max() / 2 - 1e-6  # a voxel that ends with the scan is not filled by it
+        ct.array[(index <= -reach) | (index >= n - 1 + reach)] = AIR_HU
+    return ct
+
+
+def _middle_of_tissue(volume: Volume, spacing_xyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """LPS mm of the centroid of what is denser than -300 HU; of the voxel there, if the voxels are the working grid's.
+
+    Raises:
+        FocusNetError: ``E_NOT_CT`` when nothing is.
+    """
+    dense = volume.array > BODY_THRESHOLD_HU
+    if not dense.any():
+        raise _no_body()
+    others = ((1, 2), (0, 2), (0, 1))
+    index = [
+        np.average(np.arange(n), weights=dense.sum(axis=axes, dtype=np.int64))
+        for n, axes in zip(dense.shape, others, strict=True)
+    ]
+    geometry = volume.geometry
+    # Rounding keeps equal scans in another axis order on exactly one grid; the half micrometre decides ties, of voxels
+    # here and of samples at the very end of a scan.
+    middle = np.round(geometry.index_to_world(index), 3) + 5e-4
+    edges = np.abs(geometry.affine[:3, :3])  # a column for each axis of the array
+    if np.allclose(edges.max(axis=1), spacing_xyz, rtol=1e-3) and np.allclose(
+        edges.sum(axis=1), spacing_xyz, rtol=1e-3
+    ):
+        return geometry.index_to_world(np.round(geometry.world_to_index(middle)))
+    return middle
+
+
+def _no_body() -> FocusNetError:
+    return FocusNetError(
+        "E_NOT_CT", "No body found: less than 100 ml are denser than -300 HU; give a CT in Hounsfield units."
+    )
+
+
 def body_box(ct: Volume, margin_mm: float = 10.0) -> Box:
     """Box round the patient on an LPS-aligned CT in HU, without couch and mask where they stand apart.
 
@@ -77,10 +170,7 @@ def body_box(ct: Volume, margin_mm: float = 10.0) -> Box:
     labels, count = ndimage.label(opened)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     if count == 0 or sizes.max() * ct.geometry.voxel_volume_ml < MIN_BODY_ML:
-        raise FocusNetError(
-            "E_NOT_CT",
-            "No body found: less than 100 ml are denser than -300 HU; give a CT in Hounsfield units.",
-        )
+        raise _no_body()
     box = bounding_box(labels == int(np.argmax(sizes)) + 1)
     assert box is not None
     z, y, x = (int(n) for n in np.ceil(margin_mm / spacing))

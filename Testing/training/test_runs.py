@@ -136,7 +136,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     [
         ([], "E_USAGE"),
         (["--preset", "nonsense"], "E_UNKNOWN_PRESET"),
-        (["--preset", "focusnetv2-openkbp", "--stage", "joint"], "E_USAGE"),
+        (["--preset", "focusnetv2-openkbp", "--stage", "sos2"], "E_USAGE"),
         (["--preset", "phantom22", "--set", "seed=x"], "E_CONFIG"),
         (["--preset", "phantom22"], "E_DATASET"),
     ],

@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 from focusnet.errors import FocusNetError
-from focusnet.geometry import Geometry, LabelMap, Volume, resample
+from focusnet.geometry import Box, Geometry, LabelMap, Volume, resample
 from focusnet.preprocessing import (
     Intensity,
     body_box,
     labels_to_grid,
+    patient_on_working_grid,
     to_working_grid,
     working_geometry,
 )
@@ -87,6 +88,95 @@ def test_a_scan_on_the_working_grid_is_copied_exactly():
     volume = Volume(array, Geometry.from_parts((8, 9, 10), (3, 3, 3), (1.5, 1.5, 1.5)))
     working = to_working_grid(volume, SPACING)
     np.testing.assert_array_equal(working.array, np.clip(array, -1024, 3071))
+
+
+MULTIPLE = (2, 4, 4)
+
+
+def on_grid(volume):
+    return patient_on_working_grid(volume, SPACING, MULTIPLE)
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+def test_the_patient_lies_the_same_way_in_any_axis_order(patient, axes, signs):
+    expected, got = on_grid(patient), on_grid(permuted(patient, axes, signs))
+    assert got.geometry.is_close(expected.geometry)
+    np.testing.assert_allclose(got.array, expected.array, atol=0.01)
+
+
+def test_the_patient_is_cut_out_in_blocks_with_air_where_the_scan_ends(patient):
+    got = on_grid(patient)
+    assert got.geometry.axis_codes == "LPS"
+    assert all(n % m == 0 for n, m in zip(got.array.shape, MULTIPLE, strict=True))
+    low, high = got.geometry.world_bounds()
+    # The body: x from -67 to 67, y from -58 to 44, z from -45 to 45 mm; couch from y = 60. 4 mm in plane, none in z.
+    assert (low <= (-71, -62, -45)).all()
+    assert (low > (-71 - 15, -62 - 15, -45 - 8)).all()
+    assert (high >= (71, 48, 45)).all()
+    assert (high < (71 + 15, 48 + 15, 45 + 8)).all()
+    tight = patient.crop(Box((0, 0, 30), (30, 80, 100)))  # the right side of the body is not in the scan
+    assert on_grid(tight).array[:, :, 0].max() == -1024
+
+
+def test_more_air_round_the_scan_changes_nothing(patient):
+    wide = patient.geometry.pad((7, 9, 3), (2, 4, 11))
+    array = np.pad(patient.array, ((7, 2), (9, 4), (3, 11)), constant_values=-1024)
+    expected, got = on_grid(patient), on_grid(Volume(array, wide))
+    # Where the scan ends within a working voxel, that voxel is tissue; where air follows, it is a part of both.
+    inner = [v.crop(Box((4, 0, 0), (v.array.shape[0] - 4, *v.array.shape[1:]))) for v in (expected, got)]
+    first, last = (v.geometry.world_bounds() for v in inner)
+    apart = np.subtract(first, last) / np.multiply(SPACING, MULTIPLE[::-1])
+    assert np.abs(apart - np.round(apart)).max() < 1e-4
+    low, high = np.maximum(first[0], last[0]), np.minimum(first[1], last[1])
+    assert (high - low > (130, 90, 50)).all()
+    boxes = [v.geometry.world_to_index([low + 1.5, high + 1.5]).round().astype(int) for v in inner]
+    arrays = [
+        v.array[tuple(slice(a, b) for a, b in zip(*box, strict=True))] for v, box in zip(inner, boxes, strict=True)
+    ]
+    np.testing.assert_allclose(arrays[1], arrays[0], atol=0.5)
+
+
+def test_organs_reach_to_the_end_of_a_scan(patient):
+    """Wherever the working slices lie, every native voxel of tissue is inside one of tissue."""
+    for slices in range(20, 30):
+        cut = patient.crop(Box((0, 0, 0), (slices, 80, 100)))
+        got = on_grid(cut)
+        tissue = cut.geometry.index_to_world(np.argwhere(cut.array[[0, -1]] == 40) * (slices - 1, 1, 1))
+        index = np.round(got.geometry.world_to_index(tissue)).astype(int)
+        values = got.array[tuple(index.T)]
+        assert np.median(values) > 30
+        assert (values > -300).mean() > 0.95  # the rest is skin
+
+
+def test_a_moved_patient_gives_the_same_input(patient):
+    move = np.eye(4)
+    move[:3, 3] = (11.37, -4.71, 100.13)
+    moved = on_grid(Volume(patient.array, patient.geometry.transformed(move)))
+    expected = on_grid(patient)
+    np.testing.assert_allclose(moved.geometry.origin_xyz, np.add(expected.geometry.origin_xyz, move[:3, 3]), atol=1e-3)
+    np.testing.assert_allclose(moved.array, expected.array, atol=0.5)
+
+
+@pytest.mark.parametrize("angles", [(10, -6, 14), (5, -14, 9), (20, 0, 0)])
+def test_a_turned_and_interpolated_copy_puts_the_same_voxels_into_the_same_blocks(patient, angles):
+    rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    shape, spacing = (100, 150, 160), np.array((1.6, 1.7, 1.3))
+    origin = patient.geometry.center_mm - rotation @ ((np.array(shape[::-1]) - 1) / 2 * spacing)
+    copy = resample(patient, Geometry.from_parts(shape, spacing, origin, rotation), fill=-1000)
+    expected, got = on_grid(patient), on_grid(copy)
+    block = np.asarray(SPACING) * MULTIPLE[::-1]
+    apart = np.subtract(got.geometry.origin_xyz, expected.geometry.origin_xyz) / block
+    assert np.abs(apart - np.round(apart)).max() * block.max() < 0.5  # mm
+    mark = got.geometry.index_to_world(np.argwhere(got.array > 600)).mean(0)
+    assert np.linalg.norm(mark - patient.geometry.index_to_world(np.argwhere(patient.array > 600)).mean(0)) < 1.0
+    assert mark[0] > patient.geometry.center_mm[0]  # the mark is on the left
+
+
+def test_a_scan_of_air_has_no_patient():
+    with pytest.raises(FocusNetError) as caught:
+        on_grid(Volume(np.full((10, 40, 40), -1000.0, np.float32), Geometry.from_parts((10, 40, 40), (2, 2, 3))))
+    assert caught.value.code == "E_NOT_CT"
 
 
 def test_body_box_leaves_the_couch_out(patient):
