@@ -161,7 +161,10 @@ def make_bundle(
             }
         )
         worth = reliability(measured.values())
-        card = write_card(ModelCard(spec, config, dataset, facts, scores, worth, read_log(run), options.notes))
+        trained = config.model_copy(
+            update={"stages": config.stages[: [s.name for s in config.stages].index(stage) + 1]}
+        )
+        card = write_card(ModelCard(spec, trained, dataset, facts, scores, worth, read_log(run), options.notes))
         save_bundle(scratch / "final", spec, network, card)
         for path in (scratch / "final").iterdir():
             path.rename(scratch / path.name)

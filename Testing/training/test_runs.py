@@ -121,6 +121,7 @@ def test_an_unfinished_run_ships_snet_alone(blobs, config_file, tmp_path):
     assert train(config, blobs, folder, TrainingOptions("cpu", "fp32"), until="snet")
     bundle = make_bundle(folder, tmp_path / "bundle", BundleOptions(device="cpu"), tell=lambda line: None)
     assert bundle.spec.small_organs == ()
+    assert "- Stages: snet 2 steps, learning rate 0.01; seed" in (tmp_path / "bundle/MODEL_CARD.md").read_text()
     assert json.loads((tmp_path / "bundle/bundle.json").read_text())["architecture"]["arguments"]["num_small"] == 0
 
 
