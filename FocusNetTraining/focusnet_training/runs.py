@@ -161,9 +161,8 @@ def make_bundle(
             }
         )
         worth = reliability(measured.values())
-        trained = config.model_copy(
-            update={"stages": config.stages[: [s.name for s in config.stages].index(stage) + 1]}
-        )
+        last = next(number for number, s in enumerate(config.stages, start=1) if s.name == stage)
+        trained = config.model_copy(update={"stages": config.stages[:last]})
         card = write_card(ModelCard(spec, trained, dataset, facts, scores, worth, read_log(run), options.notes))
         save_bundle(scratch / "final", spec, network, card)
         for path in (scratch / "final").iterdir():
