@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from focusnet.bundle import load_bundle
 from focusnet.devices import DTYPES, is_out_of_memory, keep_memory, resolve_device, resolve_precision
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.networks.focusnet import FocusNetV2
@@ -27,6 +25,7 @@ from focusnet_training.config import StageConfig, StageName, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, prepare
 from focusnet_training.distributed import Processes
 from focusnet_training.identity import config_difference, data_difference, data_identity
+from focusnet_training.initial_weights import load_initial
 from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers, schedule
 from focusnet_training.losses import class_weights
 from focusnet_training.monitor import Monitor, Position, Report, Step, writing
@@ -44,8 +43,7 @@ class TrainingOptions:
         device: ``auto``, ``cpu``, ``cuda[:n]`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16``.
         max_hours: Stop cleanly after this time; resume goes on.
-        initial: Start from these weights: checkpoint of a stage (``best-STAGE.pt``) of a run with the same network, or
-            a bundle with the same network and organs, or with its S-Net alone.
+        initial: Weights to start from, see `focusnet_training.initial_weights`.
         report: Told the status every few seconds, see `focusnet_training.monitor`.
         pause: Asked after every step; where it says yes, the run ends as at the end of its time, resume goes on.
         processes: Those that train together; each stage's ``accumulate`` is a multiple of their number.
@@ -113,7 +111,7 @@ class Trainer:
             self.autoencoder.to(self.device)
         self.networks = Networks(self.model, self.autoencoder)
         if options.initial is not None:
-            self._start_from(options.initial)
+            self.initial_sha256 = load_initial(options.initial, self.networks, self.organs, self.small)
         self.ema = deepcopy(self.model).eval().requires_grad_(False) if config.ema_decay else None
         self.intensity = Intensity(config.data.window_hu)
         self.task = Task(
@@ -394,41 +392,6 @@ class Trainer:
             self.processes.wait()
             training = prepare(dataset, dataset.training, self.organs, spacing, cache)
             return training, prepare(dataset, dataset.validation, self.organs, spacing, cache)
-
-    def _start_from(self, path: Path) -> None:
-        if path.is_dir():
-            self.initial_sha256 = self._start_from_bundle(path)
-            return
-        state = load_checkpoint(path)
-        try:
-            self.model.load_state_dict(state["model"])
-            if self.autoencoder is not None and state.get("autoencoder") is not None:
-                self.autoencoder.load_state_dict(state["autoencoder"])
-        except (KeyError, RuntimeError) as error:
-            raise FocusNetError(
-                "E_CHECKPOINT", f"{path.name} holds weights of another network; change --init."
-            ) from error
-        self.initial_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-
-    def _start_from_bundle(self, folder: Path) -> str:
-        """Take the weights of a bundle, of S-Net alone where it has no more; its hash."""
-        bundle = load_bundle(folder)
-        spec = bundle.spec
-        # Weights of the same shape would fit organs in another order, and say left for right.
-        if spec.organs != self.organs or spec.small_organs not in ((), self.small):
-            raise FocusNetError(
-                "E_CHECKPOINT",
-                f"'{spec.name}' knows other organs, or in another order: {', '.join(spec.organs)} (small: "
-                f"{', '.join(spec.small_organs) or 'none'}); set data.organs and data.small_organs so, or change "
-                "--init.",
-            )
-        try:
-            self.model.load_state_dict({**self.model.state_dict(), **bundle.network.state_dict()})
-        except RuntimeError as error:
-            raise FocusNetError(
-                "E_CHECKPOINT", f"'{spec.name}' holds weights of another network; change --init."
-            ) from error
-        return spec.weights.sha256
 
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.model_dump_json(), "data": self.data, "initial": self.initial_sha256}
