@@ -149,6 +149,30 @@ def test_organs_reach_to_the_end_of_a_scan(patient):
         assert (values > -300).mean() > 0.95  # the rest is skin
 
 
+@pytest.mark.parametrize("slices", range(60, 67))
+def test_a_thin_slice_at_the_end_of_a_scan_is_not_air(slices):
+    """Also where the working voxel that holds it has its middle outside the scan."""
+    geometry = Geometry.from_parts((slices, 80, 100), (2, 2, 1), (-99, -79, 0))
+    _, y, x = np.indices(geometry.shape_zyx)
+    ct = np.where(((y - 36) / 26) ** 2 + ((x - 50) / 34) ** 2 < 1, 40, -1000).astype(np.int16)
+    got = on_grid(Volume(ct, geometry))
+    ends = geometry.index_to_world([(0, 36, 50), (slices - 1, 36, 50)])
+    index = np.round(got.geometry.world_to_index(ends)).astype(int)
+    np.testing.assert_allclose(got.array[tuple(index.T)], 40, atol=0.1)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1), (1, -1, -1)])
+def test_voxels_of_the_working_spacing_are_kept(axes, signs):
+    array = np.random.default_rng(0).integers(-200, 900, (21, 40, 46)).astype(np.int16)
+    native = Volume(array, Geometry.from_parts(array.shape, (2.5, 2.5, 4.0), (-50.3, 17.9, -811.7)))
+    got = patient_on_working_grid(permuted(native, axes, signs), (2.5, 2.5, 4.0), MULTIPLE)
+    world = native.geometry.index_to_world(np.stack(np.indices(array.shape), -1))
+    index = got.geometry.world_to_index(world)
+    np.testing.assert_allclose(index, np.round(index), atol=1e-6)
+    np.testing.assert_allclose(got.array[tuple(np.moveaxis(np.round(index).astype(int), -1, 0))], array, atol=0.01)
+
+
 def test_a_moved_patient_gives_the_same_input(patient):
     move = np.eye(4)
     move[:3, 3] = (11.37, -4.71, 100.13)
