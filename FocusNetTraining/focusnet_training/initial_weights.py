@@ -30,12 +30,16 @@ def load_initial(path: Path, networks: Networks, organs: Sequence[str], small: S
         FocusNetError: ``E_CHECKPOINT`` when the weights are of another network or of other organs; those of
             `load_bundle` and `load_checkpoint`.
     """
-    return _from_bundle(path, networks, organs, small) if path.is_dir() else _from_stage(path, networks)
+    load = _from_bundle if path.is_dir() else _from_stage
+    return load(path, networks, tuple(organs), tuple(small))
 
 
-def _from_stage(path: Path, networks: Networks) -> str:
+def _from_stage(path: Path, networks: Networks, organs: tuple[str, ...], small: tuple[str, ...]) -> str:
     state = load_checkpoint(path)
     try:
+        known, known_small = tuple(state["data"]["organs"]), tuple(state["data"]["small_organs"])
+        if (known, known_small) != (organs, small):
+            raise _other_organs(path.name, known, known_small)
         networks.model.load_state_dict(state["model"])
         if networks.autoencoder is not None and state.get("autoencoder") is not None:
             networks.autoencoder.load_state_dict(state["autoencoder"])
@@ -44,21 +48,25 @@ def _from_stage(path: Path, networks: Networks) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _from_bundle(folder: Path, networks: Networks, organs: Sequence[str], small: Sequence[str]) -> str:
+def _from_bundle(folder: Path, networks: Networks, organs: tuple[str, ...], small: tuple[str, ...]) -> str:
     bundle = load_bundle(folder)
     spec = bundle.spec
-    # Weights of the same shape would fit organs in another order, and say left for right.
-    if spec.organs != tuple(organs) or spec.small_organs not in ((), tuple(small)):
-        raise FocusNetError(
-            "E_CHECKPOINT",
-            f"'{spec.name}' knows other organs, or in another order: {', '.join(spec.organs)} (small: "
-            f"{', '.join(spec.small_organs) or 'none'}); set data.organs and data.small_organs so, or change --init.",
-        )
+    if spec.organs != organs or spec.small_organs not in ((), small):
+        raise _other_organs(f"'{spec.name}'", spec.organs, spec.small_organs)
     try:
         networks.model.load_state_dict({**networks.model.state_dict(), **bundle.network.state_dict()})
     except RuntimeError as error:
         raise _other_network(f"'{spec.name}'") from error
     return spec.weights.sha256
+
+
+def _other_organs(name: str, organs: tuple[str, ...], small: tuple[str, ...]) -> FocusNetError:
+    # Weights of the same shape would fit organs in another order, and say left for right.
+    return FocusNetError(
+        "E_CHECKPOINT",
+        f"{name} knows other organs, or in another order: {', '.join(organs)} (small: {', '.join(small) or 'none'}); "
+        "set data.organs and data.small_organs so, or change --init.",
+    )
 
 
 def _other_network(name: str) -> FocusNetError:

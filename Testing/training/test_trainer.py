@@ -279,6 +279,12 @@ def test_weights_of_organs_in_another_order_are_refused(finished, dataset, tmp_p
     with pytest.raises(FocusNetError, match="another order") as caught:
         Trainer(config(ALL), dataset, tmp_path / "next", replace(OPTIONS, initial=path))
     assert caught.value.code == "E_CHECKPOINT"
+    settings = config(ALL).model_dump()
+    settings["data"]["organs"] = swapped
+    other = TrainingConfig.model_validate(settings)
+    with pytest.raises(FocusNetError, match="another order") as caught:
+        Trainer(other, dataset, tmp_path / "run", replace(OPTIONS, initial=finished[0] / "best-joint.pt"))
+    assert caught.value.code == "E_CHECKPOINT"
     narrow = config(ALL).model_dump()
     narrow["network"]["widths"] = (4, 4, 8)
     fits = bundle_of(tmp_path / "fits", trainer, trainer.organs, trainer.small)
