@@ -23,15 +23,23 @@ from FocusNetSegmentationLib.protocol import Progress
 
 from FocusNetTrainingLib.evaluate_request import read_side, write_side
 
-CT_FILE, GRID_FILE, DRAWN = "ct.npy", "ct.json", "drawn"
+CT_FILE, SCAN_FILE, DRAWN = "ct.npy", "scan.json", "drawn"
+PATIENT = "Patient"  # level of the subject hierarchy
 
 
 @dataclass(frozen=True, eq=False)
 class SceneCase:
-    """A CT of the scene and what is drawn on it."""
+    """A CT of the scene and what is drawn on it.
+
+    Attributes:
+        volume_node: The CT.
+        segmentation_nodes: What is drawn on it.
+        patient: Number of its patient, the same for all CTs below one patient of the subject hierarchy.
+    """
 
     volume_node: Any
     segmentation_nodes: Sequence[Any]
+    patient: int
 
 
 def scene_cases() -> list[SceneCase]:
@@ -45,7 +53,11 @@ def scene_cases() -> list[SceneCase]:
         # Colours of an evaluation are no organs.
         if volume is not None and not node.GetAttribute("FocusNet.Agreement"):
             drawn.setdefault(volume, []).append(node)
-    return [SceneCase(volume, nodes) for volume, nodes in drawn.items()]
+    numbers: dict[Any, int] = {}
+    return [
+        SceneCase(volume, nodes, numbers.setdefault(_patient(volume), len(numbers) + 1))
+        for volume, nodes in drawn.items()
+    ]
 
 
 def take_cases(cases: Sequence[SceneCase], folder: Path) -> Iterator[Progress]:
@@ -65,7 +77,8 @@ def take_cases(cases: Sequence[SceneCase], folder: Path) -> Iterator[Progress]:
         _check_there(case.volume_node)
         volume = mrml.volume_from_node(case.volume_node)
         np.save(own / CT_FILE, volume.array)
-        (own / GRID_FILE).write_text(json.dumps(volume.geometry.affine.tolist()), "utf-8")
+        scan = {"affine": volume.geometry.affine.tolist(), "patient": case.patient}
+        (own / SCAN_FILE).write_text(json.dumps(scan), "utf-8")
         done += 1
         yield Progress("taking the scans from the scene", done / count)
         grid: Geometry | None = None
@@ -81,13 +94,14 @@ def take_cases(cases: Sequence[SceneCase], folder: Path) -> Iterator[Progress]:
 
 
 def write_scans(folder: Path, out: Path) -> None:
-    """Make files of what :func:`take_cases` left: a folder per scan with a CT and its organs."""
+    """Make files of what :func:`take_cases` left: a folder per patient, in it one per scan with a CT and its organs."""
     nothing = np.zeros((1, 1, 1), bool)
     for own in sorted(path for path in folder.iterdir() if (path / CT_FILE).is_file()):
         array = np.load(own / CT_FILE, mmap_mode="r", allow_pickle=False)
-        affine = np.asarray(json.loads((own / GRID_FILE).read_text("utf-8")))
+        taken = json.loads((own / SCAN_FILE).read_text("utf-8"))
+        affine = np.asarray(taken["affine"])
         grid, masks = read_side(own, DRAWN)
-        scan = out / f"scan {int(own.name) + 1}"
+        scan = out / f"patient {taken['patient']}" / f"scan {int(own.name) + 1}"
         scan.mkdir(parents=True)
         write_image(straighten(Volume(array, Geometry(array.shape, affine)), fill=AIR_HU), scan / "ct.nrrd")
         parts = [
@@ -95,6 +109,15 @@ def write_scans(folder: Path, out: Path) -> None:
             for name, mask in masks
         ]
         write_segmentation(pack_segments(grid, parts), scan / "organs.seg.nrrd")
+
+
+def _patient(node: Any) -> Any:
+    """Item of a node's patient in the subject hierarchy, or the node where it lies below none."""
+    import slicer
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.GetItemAncestorAtLevel(hierarchy.GetItemByDataNode(node), PATIENT)
+    return item or node
 
 
 def _check_there(node: Any) -> None:

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from focusnet_training.layouts import organ_key, read_json, read_layout
 from focusnet_training.splits import DEFAULT_FOLDS, SPLITS_FILE, Fold, check_disjoint, make_folds, read_folds
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 GRID_TOLERANCE_MM = 0.1
 
 
@@ -192,8 +192,8 @@ def prepare(
 
     def written(name: str) -> Path:
         case = dataset.cases[name]
-        stem = cache / f"{name}-{_cache_key(case, organs, spacing_xyz)}"
-        if not stem.with_suffix(".json").exists():
+        stem = cache / f"{name}-{_cache_key(case, dataset, organs, spacing_xyz)}"
+        if not _file(stem, ".json").exists():
             _write_prepared(case, dataset, organs, spacing_xyz, stem)
         return stem
 
@@ -204,34 +204,46 @@ def prepare(
 
 
 def _open_prepared(case: Case, stem: Path, organs: Sequence[str]) -> PreparedCase:
-    meta = json.loads(stem.with_suffix(".json").read_text())
+    meta = json.loads(_file(stem, ".json").read_text())
     return PreparedCase(
         case.name,
-        np.load(stem.with_suffix(".ct.npy"), mmap_mode="r"),
-        np.load(stem.with_suffix(".labels.npy"), mmap_mode="r"),
+        np.load(_file(stem, ".ct.npy"), mmap_mode="r"),
+        np.load(_file(stem, ".labels.npy"), mmap_mode="r"),
         Geometry(tuple(meta["shape_zyx"]), np.asarray(meta["affine"])),
         np.array([o in case.annotated for o in organs]),
         np.array([o in case.scored for o in organs]),
     )
 
 
-def _cache_key(case: Case, organs: Sequence[str], spacing_xyz: tuple[float, float, float]) -> str:
+def _file(stem: Path, ending: str) -> Path:
+    """A file of a prepared case; the case's name may hold points."""
+    return stem.with_name(stem.name + ending)
+
+
+def _cache_key(case: Case, dataset: Dataset, organs: Sequence[str], spacing_xyz: tuple[float, float, float]) -> str:
     files = [(p.stat().st_size, p.stat().st_mtime_ns) for p in (case.image, case.label)]
-    return hashlib.sha256(repr((CACHE_VERSION, files, tuple(organs), spacing_xyz)).encode()).hexdigest()[:16]
+    meaning = sorted(dataset.labels.items()), sorted(_drawn(case)), tuple(organs)
+    return hashlib.sha256(repr((CACHE_VERSION, files, meaning, spacing_xyz)).encode()).hexdigest()[:16]
+
+
+def _drawn(case: Case) -> frozenset[str]:
+    """Organs whose labels mean something; what is labelled beside them was not finished and is not learned."""
+    return case.annotated | case.scored
 
 
 def _write_prepared(
     case: Case, dataset: Dataset, organs: Sequence[str], spacing_xyz: tuple[float, float, float], stem: Path
 ) -> None:
     image, labels = read_case(dataset, case.name)
-    ct, labels = prepare_pair(image, labels, organs, spacing_xyz)
-    np.save(stem.with_suffix(".ct.npy"), ct.array)
-    np.save(stem.with_suffix(".labels.npy"), labels.array)
+    drawn = {value: key for value, key in labels.organs.items() if key in _drawn(case)}
+    ct, labels = prepare_pair(image, LabelMap(labels.array, labels.geometry, drawn), organs, spacing_xyz)
+    np.save(_file(stem, ".ct.npy"), ct.array)
+    np.save(_file(stem, ".labels.npy"), labels.array)
     meta = {"shape_zyx": ct.array.shape, "affine": ct.geometry.affine.tolist()}
     # Written last: its presence says that the arrays are whole.
-    partial = stem.with_suffix(".part")
+    partial = _file(stem, ".part")
     partial.write_text(json.dumps(meta))
-    partial.rename(stem.with_suffix(".json"))
+    partial.rename(_file(stem, ".json"))
 
 
 def read_case(dataset: Dataset, name: str) -> tuple[Volume, LabelMap]:

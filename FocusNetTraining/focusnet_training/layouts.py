@@ -10,6 +10,7 @@ from typing import Any
 
 from focusnet import organs as catalogue
 from focusnet.errors import FocusNetError
+from focusnet.io.image import image_suffix
 
 CHANNEL = "_0000"
 STATEMENT_FIELDS = ("description", "reference", "licence")
@@ -51,7 +52,12 @@ def read_layout(folder: Path) -> Layout:
     labels = _labels(description["labels"])
     listed = description.get("training")
     if isinstance(listed, list):
-        files = dict(_listed_case(folder, item) for item in listed)
+        files = {}
+        for item in listed:
+            case, pair = _listed_case(folder, item)
+            if case in files:
+                raise FocusNetError("E_DATASET", f"dataset.json lists case {case} twice.")
+            files[case] = pair
     else:
         files = _nnunet_files(folder, str(description.get("file_ending", ".nii.gz")))
     name = str(description.get("name", folder.name))
@@ -133,9 +139,11 @@ def _listed_case(folder: Path, item: Any) -> tuple[str, tuple[Path, Path]]:
         raise FocusNetError("E_DATASET", "dataset.json lists a training case without 'image' and 'label'.") from None
     if not all(path.resolve().is_relative_to(folder.resolve()) for path in (image, label)):
         raise FocusNetError("E_DATASET", f"dataset.json lists {label.name} outside the data set's folder.")
-    stem, point, ending = label.name.partition(".")
-    with_channel = image.with_name(image.name.replace(point + ending, f"{CHANNEL}{point}{ending}"))
-    image = image if image.exists() else with_channel
+    ending = image_suffix(label) or label.suffix
+    stem = label.name[: len(label.name) - len(ending)]
+    if not image.exists():
+        ending = image_suffix(image) or image.suffix
+        image = image.with_name(f"{image.name[: len(image.name) - len(ending)]}{CHANNEL}{ending}")
     for path in (image, label):
         if not path.is_file():
             raise FocusNetError("E_DATASET", f"dataset.json lists {path.name}, which is not there.")

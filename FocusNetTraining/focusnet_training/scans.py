@@ -101,10 +101,11 @@ def sort_parts(scan: Scan, choice: Choice, is_organ: Callable[[str], bool]) -> P
     segmentations = [p for p in images if p.name.lower().endswith(SEGMENTATION_SUFFIX)]
     plain = [p for p in images if p not in segmentations]
     masks = [p for p in plain if p.parent.name == MASK_FOLDER or is_organ(case_name(p))]
-    maps = [p for p in plain if p not in masks and not _is_ct(p, alone=len(plain) - len(masks) == 1)]
-    cts = _matching([p for p in plain if p not in masks and p not in maps], choice.image)
     structure_sets = [p for p in find_structure_sets(scan.folder) if p in scan.files]
-    has_series = not cts and any(is_dicom(path) and path not in structure_sets for path in scan.files)
+    has_series = any(is_dicom(path) and path not in structure_sets for path in scan.files)
+    alone = len(plain) - len(masks) == 1 and not has_series
+    maps = [p for p in plain if p not in masks and not _is_ct(p, alone=alone)]
+    cts = _matching([p for p in plain if p not in masks and p not in maps], choice.image)
     if not cts and not has_series:
         raise FocusNetError("E_NO_CT", "There is no CT: neither an image file in Hounsfield units nor a DICOM series.")
     if len(cts) > 1:

@@ -158,10 +158,11 @@ def _small_segmentation(
 
 
 def _rois(batch: Batch, task: Task, rng: np.random.Generator) -> Iterator[tuple[int, Triple, Tensor]]:
-    """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ that is not cut."""
+    """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ, drawn and whole."""
     shape = tuple(batch.labels.shape[1:])
     position, count = centroids(batch.labels[0], task.small_classes)
-    count = count * whole(batch.labels[0], task.small_classes)
+    drawn = batch.annotated[[c - 1 for c in task.small_classes]]
+    count = count * whole(batch.labels[0], task.small_classes) * drawn
     for k, value in enumerate(task.small_classes):
         # Drawn for every organ, so that one organ's absence does not change the others' jitter.
         jitter_mm = np.clip(rng.normal(0, ROI_JITTER_MM, 3), -MAX_ROI_JITTER_MM, MAX_ROI_JITTER_MM)

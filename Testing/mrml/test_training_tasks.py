@@ -196,3 +196,22 @@ def test_a_node_that_is_removed_meanwhile_is_told(patients, scene, tmp_path):
     scene.Clear(0)
     with pytest.raises(FocusNetError, match="E_VOLUME_GONE"):
         list(steps)
+
+
+def test_two_scans_of_one_patient_of_the_hierarchy_stay_together(patients, tmp_path):
+    import slicer
+    from FocusNetTrainingLib.scene_cases import scene_cases, take_cases
+    from FocusNetTrainingLib.task_worker import WORK
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "patient")
+    for number, node in enumerate(patients):
+        study = hierarchy.CreateStudyItem(patient, f"study {number}")
+        hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), study)
+    cases = scene_cases()
+    assert [case.patient for case in cases] == [1, 1]
+    work = tmp_path / "work"
+    work.mkdir()
+    list(take_cases(cases, work))
+    result = WORK["import"](work, None, str(tmp_path / "out"), "one patient")
+    assert (result["scans"], result["patients"]) == (2, 1)

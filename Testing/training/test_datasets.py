@@ -161,3 +161,45 @@ def test_volume_rule_by_hand():
     assert small_organs([case({1: (5, 5, 5)})], ("a", "b", "c"), 1000, (8, 16, 16)) == ["a"]
     assert small_organs([case({1: (10, 10, 10)})], ("a", "b", "c"), 1000, (16, 16, 16)) == []
     assert small_organs([case({1: (30, 1, 1)})], ("a", "b", "c"), 1000, (8, 16, 16)) == []
+
+
+def test_case_names_may_hold_points(blobs, tmp_path):
+    """HN.001 and HN.002 are two patients."""
+    folder = _copy(blobs, tmp_path)
+    (folder / "cases.json").unlink()
+    for part, channel in (("imagesTr", "_0000"), ("labelsTr", "")):
+        for number in range(6):
+            (folder / part / f"blob_{number}{channel}.nrrd").rename(folder / part / f"HN.00{number}{channel}.nrrd")
+    dataset = read_dataset(folder, None)
+    names = [f"HN.00{n}" for n in range(6)]
+    assert list(dataset.cases) == names
+    prepared = prepare(dataset, names, ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
+    originals = prepare(
+        read_dataset(blobs), [f"blob_{n}" for n in range(6)], ORGANS, (4.0, 4.0, 4.0), tmp_path / "other"
+    )
+    for case, original in zip(prepared, originals, strict=True):
+        np.testing.assert_array_equal(case.ct, original.ct)
+        np.testing.assert_array_equal(case.labels, original.labels)
+    assert len({np.asarray(case.ct).tobytes() for case in prepared}) == 6
+
+
+def test_a_corrected_label_table_is_noticed_by_the_cache(blobs, tmp_path):
+    folder, cache = _copy(blobs, tmp_path), tmp_path / "cache"
+    (before,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), cache)
+    table = json.loads((folder / "dataset.json").read_text())
+    table["labels"] |= {"Lens_L": 4, "Lens_R": 3}
+    (folder / "dataset.json").write_text(json.dumps(table))
+    (after,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), cache)
+    assert before.voxels[3].tolist() == after.voxels[4].tolist() != before.voxels[4].tolist()
+    assert before.voxels[4].tolist() == after.voxels[3].tolist()
+
+
+def test_labels_of_organs_off_the_list_are_not_learned(blobs, tmp_path):
+    """A half-drawn lens that its author took off the list of annotated organs."""
+    folder = _copy(blobs, tmp_path)
+    content = json.loads((folder / "cases.json").read_text())
+    content["cases"]["blob_0"]["annotated"].remove("Lens_L")
+    (folder / "cases.json").write_text(json.dumps(content))
+    first, second = prepare(read_dataset(folder), ["blob_0", "blob_1"], ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
+    assert set(first.voxels) == {1, 2, 4}
+    assert set(second.voxels) == {1, 2, 3, 4}

@@ -408,3 +408,25 @@ def test_command_line(clinic, tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert answer["patients"] == 4
     assert answer["annotated"]["lens_l"] == 4
+
+
+def test_a_dicom_ct_with_a_label_map_beside_it(tmp_path):
+    source = tmp_path / "source"
+    for number in range(2):
+        patient = source / f"p{number}"
+        write_dicom(patient / "dicom", ct(), f"SECRET-{number}")
+        labelmap_patient(patient)
+        (patient / "image.nii.gz").unlink()
+        (patient / "organs.labels.json").unlink()
+    rules = ScanRules(label_names=truth().organs)
+    import_scans(source, tmp_path / "out", ImportOptions(rules=rules))
+    dataset = read_dataset(tmp_path / "out", None)
+    assert len(dataset.cases) == 2
+    for name in dataset.cases:
+        image, labels = read_case(dataset, name)
+        np.testing.assert_allclose(image.array, ct().array, atol=1)
+        assert centre_x(labels, "parotid_l") > centre_x(labels, "parotid_r")
+
+
+def centre_x(labels, key):
+    return labels.geometry.index_to_world(np.argwhere(labels.mask(key))).mean(0)[0]

@@ -100,3 +100,20 @@ def test_damaged_case_list_is_refused(make_blobs, tmp_path, content):
 def test_a_case_in_which_nothing_was_drawn_is_not_one_in_which_all_was(make_blobs, tmp_path):
     folder = make_blobs(tmp_path / "nothing", annotated={"blob_1": []})
     assert read_dataset(folder).cases["blob_1"].annotated == frozenset()
+
+
+def test_names_with_points_stay_apart_in_the_decathlon_s_list(decathlon):
+    pairs = []
+    for number in range(6):
+        for part in ("imagesTr", "labelsTr"):
+            (decathlon / part / f"blob_{number}.nrrd").rename(decathlon / part / f"HN.00{number}.nrrd")
+        pairs.append({"image": f"./imagesTr/HN.00{number}.nrrd", "label": f"./labelsTr/HN.00{number}.nrrd"})
+    (decathlon / "imagesTr/HN.002.nrrd").rename(decathlon / "imagesTr/HN.002_0000.nrrd")
+    edit(decathlon, training=pairs)
+    files = read_layout(decathlon).files
+    assert list(files) == [f"HN.00{n}" for n in range(6)]
+    assert files["HN.002"][0].name == "HN.002_0000.nrrd"
+    edit(decathlon, training=[*pairs, pairs[0]])
+    with pytest.raises(FocusNetError, match=r"HN\.000 twice") as caught:
+        read_layout(decathlon)
+    assert caught.value.code == "E_DATASET"
