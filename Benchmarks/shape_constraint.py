@@ -69,7 +69,7 @@ def configuration(seed: int, constraint: str, stages: Iterable[dict[str, Any]], 
             "augmentation": {
                 "rotation_axial_deg": 8,
                 "scale": (0.9, 1.1),
-                "translation_mm": 8,
+                "translation_mm": 2,
                 "probability": 0.2,
                 "field_of_view_cut": 0,
             },

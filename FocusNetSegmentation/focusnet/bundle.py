@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SPEC_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "MODEL_CARD.md"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FILE_LIMITS = {SPEC_NAME: 2**20, WEIGHTS_NAME: 2**30, CARD_NAME: 2**22}
 
 Positive = Annotated[int, Field(gt=0, le=4096)]
@@ -69,7 +70,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     description: str
     architecture: Architecture
     organs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]

@@ -390,8 +390,9 @@ def train(
     if (preset is None) == (config is None):
         raise FocusNetError("E_USAGE", "Give either --preset or --config.")
     chosen = load_preset(preset, settings) if preset is not None else load_config(config or Path(), settings)
-    if stage is not None and stage not in [s.name for s in chosen.stages]:
-        raise FocusNetError("E_USAGE", f"No stage '{stage}'; there are {', '.join(s.name for s in chosen.stages)}.")
+    planned = [s.name for s in chosen.schedule]
+    if stage is not None and stage not in planned:
+        raise FocusNetError("E_USAGE", f"No stage '{stage}'; there are {', '.join(planned)}.")
 
     source = f"--preset {preset}" if preset is not None else "--config CONFIG"
     start = [] if init is None else [f"--init {init.parent.name}/{init.name}"]

@@ -27,7 +27,7 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
 POLL_MILLISECONDS = 500
 OWN_CONFIGURATION = "Own configuration (TOML)..."
 ALL_STAGES = "All"
-MODEL_NAME = re.compile(r"[A-Za-z0-9._-]+")
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # as in a bundle, which needs more than this panel may
 
 
 class TrainPanel:
@@ -227,8 +227,12 @@ class TrainPanel:
         if preset is None:
             raise FocusNetError("E_USAGE", "No preset is chosen.")
         name = self.ui.modelNameEdit.text.strip() or model_name(self._run.folder.path)
-        if not MODEL_NAME.fullmatch(name):
-            raise FocusNetError("E_USAGE", f"'{name}' can't name a model; use letters, digits, dot, dash, underscore.")
+        if not re.fullmatch(MODEL_NAME, name):
+            raise FocusNetError(
+                "E_USAGE",
+                f"'{name}' can't name a model; use up to 64 letters, digits, dot, dash, underscore, first a letter or "
+                "digit.",
+            )
         organs = [_organ_key(text.strip()) for text in self.ui.smallOrgansEdit.text.split(",") if text.strip()]
         settings = (f"data.small_organs={json.dumps(organs)}",) if organs else ()
         return TrainingRequest(preset=preset.key, name=name, settings=settings, **now)
@@ -393,7 +397,7 @@ class TrainPanel:
 
 def model_name(run: Path) -> str:
     """Name of a model after its run folder."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-") or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-._")[:64] or "model"
 
 
 def _organ_key(text: str) -> str:

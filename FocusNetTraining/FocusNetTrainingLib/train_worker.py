@@ -64,7 +64,9 @@ def _train(run: RunFolder) -> None:
     options = TrainingOptions(request.device, max_hours=request.hours or math.inf, report=_Report().tell)
     own = Path(request.preset).suffix == ".toml"
     source = "--config CONFIG" if own else f"--preset {request.preset}"
-    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *(f"--set {s}" for s in request.settings)])
+    until = [] if request.until is None else [f"--stage {request.until}"]
+    changed = [f"--set {s}" for s in request.settings]
+    command = " ".join(["focusnet train", source, "--data DATA -o RUN", *until, *changed])
     resume = (run.path / "last.pt").exists()
     try:
         finished = train(

@@ -34,6 +34,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--data", required=True, help="folder of the data set")
     parser.add_argument("--output", required=True, type=Path, help="run folder; a run that is there goes on")
+    parser.add_argument("--stage", help="stop after this stage: snet, sol, aae, sos or joint")
     parser.add_argument("--install", action="store_true", help="add the model to this computer's models when finished")
     parser.add_argument("--overwrite", action="store_true", help="with --install: replace a model of the same name")
     return parser.parse_known_args(arguments)
@@ -41,13 +42,14 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _run(own: argparse.Namespace, others: list[str]) -> int:
     from focusnet.cli import run
-    from FocusNetTrainingLib.run_folder import RunFolder
+    from focusnet_training.runs import is_finished
 
     going_on = (own.output / "last.pt").exists() and "--resume" not in others
-    code = run(["train", "--data", own.data, "--out", str(own.output), *others, *(["--resume"] if going_on else [])])
+    others += [*([] if own.stage is None else ["--stage", own.stage]), *(["--resume"] if going_on else [])]
+    code = run(["train", "--data", own.data, "--out", str(own.output), *others])
     if code != DONE or not own.install:
         return code
-    if RunFolder(own.output).refresh().state == "paused":
+    if not is_finished(own.output, own.stage):
         print("The time budget ended first; nothing is installed. Run the same command to go on.", file=sys.stderr)
         return DONE
     bundle = str(own.output / "bundle")

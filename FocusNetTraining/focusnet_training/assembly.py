@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,9 +51,9 @@ def chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs: 
 
 
 def mean_voxels(cases: Sequence[PreparedCase], organs: int) -> list[float]:
-    """Mean voxels of each organ over the cases that show it, 1 where none does."""
+    """Mean voxels of each organ over the cases that show it, NaN where none does."""
     sizes = [[c.voxels[k].size for c in cases if k in c.voxels] for k in range(1, organs + 1)]
-    return [float(np.mean(s)) if s else 1.0 for s in sizes]
+    return [float(np.mean(s)) if s else math.nan for s in sizes]
 
 
 def build_model(config: TrainingConfig, organs: int, small: int) -> FocusNetV2:

@@ -6,8 +6,9 @@ import math
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from focusnet.bundle import NAME_PATTERN
 from focusnet.errors import FocusNetError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +16,8 @@ StageName = Literal["snet", "sol", "aae", "sos", "joint"]
 ORDER: tuple[StageName, ...] = ("snet", "sol", "aae", "sos", "joint")
 AUTOENCODER_REDUCTION = 8
 Range = tuple[float, float]
+Size = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -24,30 +27,41 @@ class _Model(BaseModel):
 class NetworkConfig(_Model):
     """Arguments of `focusnet.networks.focusnet.FocusNetV2` (METHOD §1)."""
 
-    widths: tuple[int, int, int] = (32, 48, 64)
+    widths: tuple[Size, Size, Size] = (32, 48, 64)
     growth: int = Field(64, ge=1)
-    dilations: tuple[int, ...] = (3, 6, 12, 18)
+    dilations: tuple[Size, ...] = Field((3, 6, 12, 18), min_length=1)
     norm: Literal["instance", "batch"] = "instance"
     sos: Literal["plain", "unet"] = "plain"
     concatenate_ct: bool = True
-    roi_shape_zyx: tuple[int, int, int] = (8, 64, 64)
+    roi_shape_zyx: tuple[Size, Size, Size] = (8, 64, 64)
 
 
 class DataConfig(_Model):
     """What is learned and on which grid."""
 
-    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 3.0)
+    spacing_xyz: tuple[Length, Length, Length] = (1.0, 1.0, 3.0)
     window_hu: Range = (-200.0, 1000.0)
     organs: tuple[str, ...] | None = Field(None, description="Canonical keys; None takes all of the data set")
     small_organs: tuple[str, ...] | Literal["auto"] = "auto"
     small_voxels: float = Field(1000.0, description="Volume rule: mean voxels at working spacing below which small")
-    chunk_zyx: tuple[int, int, int] = (40, 240, 240)
-    fold: int = 0
+    chunk_zyx: tuple[Size, Size, Size] = (40, 240, 240)
+    fold: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _divisible(self) -> DataConfig:
         if self.chunk_zyx[0] % 2 or self.chunk_zyx[1] % 4 or self.chunk_zyx[2] % 4:
             raise ValueError(f"chunk_zyx must be divisible by (2, 4, 4), got {self.chunk_zyx}")
+        return self
+
+    @model_validator(mode="after")
+    def _as_a_bundle_takes_it(self) -> DataConfig:
+        low, high = self.window_hu
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"window_hu must rise, got {self.window_hu}")
+        for name in ("organs", "small_organs"):
+            keys = getattr(self, name)
+            if isinstance(keys, tuple) and len(set(keys)) != len(keys):
+                raise ValueError(f"{name} names an organ twice")
         return self
 
 
@@ -57,7 +71,7 @@ class AugmentationConfig(_Model):
     rotation_axial_deg: float = 10.0
     rotation_tilt_deg: float = 5.0
     scale: Range = (0.7, 1.3)
-    translation_mm: float = 40.0
+    translation_mm: float = Field(10.0, ge=0, description="Largest shift along x and y; METHOD §4 has 40")
     probability: float = Field(0.3, ge=0, le=1, description="Chance of each intensity change")
     noise_hu: float = 30.0
     blur_mm: float = 2.0
@@ -86,7 +100,7 @@ class ShapeConfig(_Model):
     """
 
     constraint: Literal["none", "frozen", "adversarial"] = "none"
-    widths: tuple[int, int, int] = (64, 128, 256)
+    widths: tuple[Size, Size, Size] = (64, 128, 256)
     code_size: int = Field(512, ge=1)
     weight: float = Field(5.0, ge=0, description="λ1 of eq 7")
     adversarial_weight: float = Field(0.001, ge=0, description="λ2 of eq 8")
@@ -112,8 +126,8 @@ class StageConfig(_Model):
 class TrainingConfig(_Model):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    seed: int = 0
+    name: str = Field(pattern=NAME_PATTERN)
+    seed: int = Field(0, ge=0)
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -126,7 +140,7 @@ class TrainingConfig(_Model):
     max_fall: float = Field(
         0.005, ge=0, description="Fall of the validation score that undoes the stages sos and joint (METHOD §4)"
     )
-    validation_cases: int | None = Field(None, description="Limit of cases in the validations between steps")
+    validation_cases: int | None = Field(None, ge=1, description="Limit of cases in the validations between steps")
 
     @property
     def schedule(self) -> tuple[StageConfig, ...]:
@@ -142,12 +156,14 @@ class TrainingConfig(_Model):
 
     @model_validator(mode="after")
     def _shapes(self) -> TrainingConfig:
+        roi, chunk = self.network.roi_shape_zyx, self.data.chunk_zyx
+        if any(s.name != "snet" for s in self.stages) and any(r > c for r, c in zip(roi, chunk, strict=True)):
+            raise ValueError(f"network.roi_shape_zyx = {roi} must fit into data.chunk_zyx = {chunk}")
         if self.shape.constraint == "none":
             return self
         names = {s.name for s in self.stages}
         if "sos" in names and "aae" not in names:
             raise ValueError(f"shape.constraint = {self.shape.constraint!r} needs the stage aae before sos")
-        roi = self.network.roi_shape_zyx
         if any(n % AUTOENCODER_REDUCTION for n in roi) or math.prod(roi) < 4 * AUTOENCODER_REDUCTION**3:
             raise ValueError(
                 f"the autoencoder takes multiples of {AUTOENCODER_REDUCTION}, at least 8 x 16 x 16, as ROI; got "
@@ -184,6 +200,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> TrainingConfi
         text = path.read_text("utf-8")
     except OSError as error:
         raise FocusNetError("E_CONFIG", f"Can't read the configuration: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FocusNetError("E_CONFIG", f"{path.name} is not a text in UTF-8; save it as such.") from error
     return _parse(text, overrides or [], path.name)
 
 
@@ -219,4 +237,6 @@ def _set(values: dict[str, Any], override: str) -> None:
             node = node.setdefault(key, {})
         if not isinstance(node, dict | list):
             raise FocusNetError("E_CONFIG", f"No configuration value '{path}'.")
+    if not isinstance(node, dict):
+        raise FocusNetError("E_CONFIG", f"'{path}' is a list; name a value of one stage, stages.snet.steps=100.")
     node[keys[-1]] = value

@@ -27,14 +27,17 @@ def class_weights(mean_voxels: ArrayLike, limits: tuple[float, float]) -> np.nda
     The background, larger than every organ, has the lower limit.
 
     Args:
-        mean_voxels: (C - 1,) mean voxels of the organs, at any scale.
+        mean_voxels: (C - 1,) mean voxels of the organs, at any scale; NaN for an organ that no case shows, which has
+            weight 1 and no part in the mean.
         limits: Least and greatest weight.
 
     Returns:
         (C,) weights, background first.
     """
     inverse = 1.0 / np.maximum(np.asarray(mean_voxels, float), 1.0)
-    return np.concatenate([[limits[0]], np.clip(inverse / inverse.mean(), *limits)])
+    shown = np.isfinite(inverse)
+    relative = np.where(shown, inverse / inverse[shown].mean(), 1.0) if shown.any() else np.ones_like(inverse)
+    return np.concatenate([[limits[0]], np.clip(relative, *limits)])
 
 
 def segmentation_loss(

@@ -65,7 +65,7 @@ def train(
         Cancelled: After a stop that `StopRequests` were asked for; the checkpoint is whole, a resume goes on.
         KeyboardInterrupt: The same after Ctrl-C.
     """
-    with connected() as processes, StopRequests(folder) as stop:
+    with connected() as processes, StopRequests(folder, first=processes.is_first) as stop:
         found = read_dataset(data, config.data.fold)
         excluded = processes.from_first(lambda: check_once(found, folder / INTEGRITY_FILE)).excluded
         if processes.is_first:
@@ -75,20 +75,22 @@ def train(
         pause = options.pause
         options = replace(options, processes=processes, pause=lambda: stop.asked() or (pause is not None and pause()))
         trainer = Trainer(config, dataset, folder, options)
-        if processes.is_first:
-            facts = {
-                "data": str(data.resolve()),
-                "organs": trainer.organs,
-                "small_organs": trainer.small,
-                "device": str(trainer.device),
-                "processes": processes.count,
-                "precision": trainer.precision,
-                "torch": torch.__version__,
-                "command": command,
-            }
+        facts = {
+            "data": str(data.resolve()),
+            "organs": trainer.organs,
+            "small_organs": trainer.small,
+            "device": str(trainer.device),
+            "processes": processes.count,
+            "precision": trainer.precision,
+            "torch": torch.__version__,
+            "command": command,
+        }
+
+        def begin() -> None:
             with writing(RUN_FILE):
                 (folder / RUN_FILE).write_text(json.dumps(facts, indent=1), "utf-8")
-        finished = trainer.run(resume=resume, until=until)
+
+        finished = trainer.run(resume=resume, until=until, begin=begin)
     if not finished:
         stop.answer()
     return finished
@@ -112,7 +114,7 @@ class BundleOptions:
 def make_bundle(
     run: Path, output: Path, options: BundleOptions = BundleOptions(), *, overwrite: bool = False, tell: Told = print
 ) -> Bundle:
-    """Make a bundle of a run's last finished stage and measure it on the validation cases.
+    """Make a bundle of the last stage of a run that did no harm and measure it on the validation cases.
 
     The measurement runs the shipped pipeline from the files' own grids and back, not the trainer's validation.
 
@@ -130,6 +132,8 @@ def make_bundle(
     stage, state = _last_stage(run, config)
     dataset = read_dataset(Path(facts["data"]), config.data.fold)
     dataset = dataset.without(check_once(dataset, run / INTEGRITY_FILE).excluded)
+    if any(list(facts[key]) != list(state["data"][key]) for key in ("organs", "small_organs")):
+        raise FocusNetError("E_RUN", f"{RUN_FILE} of '{run.name}' names other organs than its checkpoint.")
     found = tuple(facts["organs"])
     small = tuple(facts["small_organs"]) if stage in ("sos", "joint") else ()
     network = build_model(config, len(found), len(small))
@@ -207,9 +211,24 @@ def read_run(run: Path) -> tuple[TrainingConfig, dict[str, Any]]:
     return config, facts
 
 
+def is_finished(run: Path, until: str | None) -> bool:
+    """Whether a run has finished a stage, or with None all of its stages.
+
+    Raises:
+        FocusNetError: ``E_RUN``, ``E_CHECKPOINT``.
+    """
+    config, _ = read_run(run)
+    names: list[str] = [stage.name for stage in config.schedule]
+    done: int = load_checkpoint(run / "last.pt")["stage"]
+    return done > (len(names) - 1 if until is None else names.index(until))
+
+
 def _last_stage(run: Path, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
+    """The last stage with a validated checkpoint that the guard of `Trainer` would keep."""
     for stage in reversed(config.stages):
         path = run / f"best-{stage.name}.pt"
         if stage.name != "sol" and path.exists():
-            return stage.name, load_checkpoint(path)
+            best, start = load_checkpoint(path), run / f"start-{stage.name}.pt"
+            if not start.exists() or best["score"] >= load_checkpoint(start)["score"] - config.max_fall:
+                return stage.name, best
     raise FocusNetError("E_RUN", f"No stage of '{run.name}' has a validated checkpoint yet; train on.")

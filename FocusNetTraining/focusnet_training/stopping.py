@@ -22,21 +22,27 @@ class StopRequests:
     """Notes requests to stop while a run trains, for the trainer to ask for after each step.
 
     SIGTERM and SIGINT (Ctrl-C) ask, a second one of the same kind acts at once; so does a file named ``stop`` in the
-    run folder, which any program can make. One that lies there from before is removed.
+    run folder, which any program can make. One that lies there from before is removed, unless it is for another process
+    that trains there.
 
     Args:
         folder: Run folder.
+        first: This process, of those that train together, is the one that writes.
+
+    Raises:
+        FocusNetError: ``E_RUN_BUSY`` and ``E_OUTPUT_WRITE`` of `only_run`, on entering.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / STOP_FILE
+    def __init__(self, folder: Path, *, first: bool = True) -> None:
+        self._file, self._first = folder / STOP_FILE, first
         self._signal: int | None = None
         self._by_file = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
-        with suppress(OSError):
-            self._file.unlink()
+        if self._first and self._file.exists():
+            with only_run(self._file.parent), suppress(OSError):
+                self._file.unlink()
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from focusnet.devices import DTYPES, is_out_of_memory, keep_memory, resolve_device, resolve_precision
+from focusnet.devices import DTYPES, Precision, is_out_of_memory, keep_memory, resolve_device, resolve_precision
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.preprocessing import Intensity
@@ -75,8 +75,8 @@ class Trainer:
         cache: Folder of prepared cases, shared between runs if wanted.
 
     Raises:
-        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (small-organ stages without small organs, unknown organs),
-            ``E_OUTPUT_WRITE`` (run folder or cache).
+        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (small-organ stages without small organs, unknown organs, nothing to
+            validate with), ``E_PRECISION``, ``E_OUTPUT_WRITE`` (run folder or cache).
     """
 
     def __init__(
@@ -92,12 +92,13 @@ class Trainer:
         _check_shares(config, self.processes)
         self.initial_sha256: str | None = None
         self.device = resolve_device(self.processes.device(options.device))
-        self.precision = resolve_precision(options.precision, self.device)
+        self.precision = training_precision(options.precision, self.device)
         if self.device.type == "cpu":
             keep_memory()
         self.organs = chosen_organs(config, dataset)
         self.training, self.validation = self._prepare(dataset, cache or folder / "cache")
         self.small = chosen_small(config, self.training, self.organs)
+        _check_validation(config, self.validation, self.organs, self.small)
         self.case_names = (*dataset.training, *dataset.validation)
         self.data = self.processes.from_first(
             lambda: data_identity(self.training, self.validation, self.organs, self.small)
@@ -138,12 +139,13 @@ class Trainer:
         """The weights that are validated and shipped: the moving average where there is one."""
         return self.model if self.ema is None else self.ema
 
-    def run(self, *, resume: bool = False, until: str | None = None) -> bool:
+    def run(self, *, resume: bool = False, until: str | None = None, begin: Callable[[], None] | None = None) -> bool:
         """Train the stages in order.
 
         Args:
             resume: Go on from ``last.pt``.
             until: Stop after this stage.
+            begin: Called in the first process once nothing refuses the run any more, before the first step.
 
         Returns:
             Whether all stages asked for are finished (False when it was paused or its time ended first).
@@ -153,11 +155,14 @@ class Trainer:
                 ``E_OUT_OF_MEMORY``, ``E_CHECKPOINT_WRITE`` and ``E_OUTPUT_WRITE`` (disk full or read-only).
         """
         if not self.processes.is_first:
-            return self._run(resume, until)
+            return self._run(resume, until, None)
         with only_run(self.folder):
-            return self._run(resume, until)
+            return self._run(resume, until, begin)
 
-    def _run(self, resume: bool, until: str | None) -> bool:
+    def _run(self, resume: bool, until: str | None, begin: Callable[[], None] | None) -> bool:
+        names = [stage.name for stage in self.stages]
+        if until is not None and until not in names:
+            raise FocusNetError("E_CONFIG", f"The run has no stage '{until}'; it has {', '.join(names)}.")
         last = self.folder / "last.pt"
         if resume:
             self._restore(self.processes.from_first(lambda: load_checkpoint(last)))
@@ -166,8 +171,10 @@ class Trainer:
         elif self.processes.is_first:
             with writing("config.json"):
                 (self.folder / "config.json").write_text(self.config.model_dump_json(indent=1), "utf-8")
+        if begin is not None:
+            begin()
         try:
-            return self._run_stages(until)
+            return self._run_stages(len(names) if until is None else names.index(until) + 1)
         except (KeyboardInterrupt, Cancelled):
             self.monitor.last_word("paused", "interrupted; resume goes on from the last checkpoint")
             raise
@@ -180,9 +187,7 @@ class Trainer:
         finally:
             self.monitor.close()
 
-    def _run_stages(self, until: str | None) -> bool:
-        names = [stage.name for stage in self.stages]
-        end = names.index(until) + 1 if until in names else len(names)
+    def _run_stages(self, end: int) -> bool:
         self.monitor.position = self._position
         self.monitor.tell("training")
         while self.stage_index < end:
@@ -190,10 +195,10 @@ class Trainer:
             if not self._run_stage(stage):
                 return False
             self._finish_stage(stage)
-        if end == len(names):
+        if end == len(self.stages):
             self.monitor.tell("finished")
         else:
-            self.monitor.tell("paused", f"stage {until} is finished, the next are still to come")
+            self.monitor.tell("paused", f"stage {self.stages[end - 1].name} is finished, the next are still to come")
         return True
 
     def _run_stage(self, config: StageConfig) -> bool:
@@ -296,7 +301,7 @@ class Trainer:
         ct, labels = extract_chunk(
             torch.from_numpy(np.array(case.ct)).to(self.device),
             torch.from_numpy(np.array(case.labels)).to(self.device),
-            centre + rng.uniform(-1, 1, 3) * (0, *(0.25 * np.minimum(config.translation_mm / _yx(case), 64))),
+            centre + rng.uniform(-1, 1, 3) * (0, *(config.translation_mm / _yx(case))),
             random_affine(config, rng),
             case.geometry.spacing_zyx,
             self.config.data.chunk_zyx,
@@ -351,10 +356,17 @@ class Trainer:
 
     def _remember_start(self, config: StageConfig) -> None:
         """Keep what a guarded stage starts from, and its score."""
-        result = self._score(config.name)
+        result = self._score("snet" if self._starts_from_snet(config) else config.name)
         self.start = result.score
         self._save_weights(f"start-{config.name}.pt", self.start)
         self.monitor.validated(self._position, result, self.start)
+
+    def _starts_from_snet(self, config: StageConfig) -> bool:
+        """Whether S-Net's answers are all there is before a stage: SOS-Net has not learned, or to no good."""
+        if self.initial_sha256 is not None:
+            return False
+        undone = "sos" in [s.name for s in self.stages] and not (self.folder / "best-sos.pt").exists()
+        return config.name == "sos" or undone
 
     def _finish_stage(self, config: StageConfig) -> None:
         """Go on from the best validation checkpoint of the stage, or from its start where the stage did harm."""
@@ -372,7 +384,9 @@ class Trainer:
             (self.folder / f"start-{config.name}.pt").unlink(missing_ok=True)
 
     def _best_or_start(self, config: StageConfig) -> dict[str, Any]:
-        path = self.folder / f"best-{config.name}.pt"
+        path, start = (self.folder / f"{kind}-{config.name}.pt" for kind in ("best", "start"))
+        if not path.exists() and start.exists():  # undone before a crash
+            return load_checkpoint(start)
         best = load_checkpoint(path)
         if self.start is None or best["score"] >= self.start - self.config.max_fall:
             return best
@@ -381,7 +395,10 @@ class Trainer:
             "the weights it started from are kept"
         )
         self.monitor.note(self._position, text)
-        (self.folder / f"start-{config.name}.pt").replace(path)
+        if self._starts_from_snet(config):
+            path.unlink()  # its SOS-Net is not to be shipped
+            return load_checkpoint(start)
+        start.replace(path)
         return load_checkpoint(path)
 
     def _prepare(self, dataset: Dataset, cache: Path) -> tuple[list[PreparedCase], list[PreparedCase]]:
@@ -460,6 +477,32 @@ class Trainer:
         self._optimizer_states = state["optimizers"] or None
         self.due, self.stale = state["due"], state["stale"]
         self.monitor.resume(self._position, state["losses"], state["seconds"], due=self.due)
+
+
+def training_precision(name: str, device: torch.device) -> Precision:
+    """The arithmetic to train in; fp16 is none, since small gradients vanish in it.
+
+    Raises:
+        FocusNetError: ``E_PRECISION``.
+    """
+    precision = resolve_precision(name, device)
+    if precision != "fp16":
+        return precision
+    if name != "auto":
+        raise FocusNetError("E_PRECISION", "Small gradients vanish in fp16; give auto, bf16 or fp32 to train in.")
+    return "fp32"
+
+
+def _check_validation(
+    config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str], small: Sequence[str]
+) -> None:
+    """Each stage's checkpoint is chosen by cases that show what it learns."""
+    shown = {organs[c - 1] for case in cases[: config.validation_cases] for c in case.voxels if case.scored[c - 1]}
+    advice = "choose another data.fold, or more validation_cases"
+    if not shown:
+        raise FocusNetError("E_CONFIG", f"No validation case shows an organ that counts; {advice}.")
+    if any(stage.name != "snet" for stage in config.stages) and not shown & set(small):
+        raise FocusNetError("E_CONFIG", f"No validation case shows any of {', '.join(small)}; {advice}.")
 
 
 def _check_shares(config: TrainingConfig, processes: Processes) -> None:

@@ -210,5 +210,6 @@ def _localisation_error(position_zyx: Tensor, case: PreparedCase, value: int) ->
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    """NaN where both are empty: such a case says nothing about the organ (METRICS.md)."""
     total = int(a.sum()) + int(b.sum())
-    return 1.0 if total == 0 else 2.0 * int((a & b).sum()) / total
+    return math.nan if total == 0 else 2.0 * int((a & b).sum()) / total

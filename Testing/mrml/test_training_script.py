@@ -53,6 +53,20 @@ def test_train_pause_go_on_and_install(module, small_dataset, tmp_path, monkeypa
     assert module.main([*command, "--install", "--overwrite"]) == 0
 
 
+def test_the_model_of_a_stage_is_installed_when_that_stage_is_what_was_asked_for(
+    module, small_dataset, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("FOCUSNET_MODELS", "")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    config, run = tmp_path / "config.toml", tmp_path / "run"
+    sol = '[[stages]]\nname = "sol"\nsteps = 2\nvalidate_every = 2\n'
+    config.write_text(CONFIG.replace("[augmentation]", 'small_organs = ["lens_l", "lens_r"]\n[augmentation]') + sol)
+    command = ["--config", str(config), "--data", str(small_dataset), "--output", str(run), "--device", "cpu", "-q"]
+    assert module.main([*command, "--stage", "snet", "--install"]) == 0
+    assert "nothing is installed" not in capsys.readouterr().err
+    assert find_bundle("tiny-by-script").parent == tmp_path / "home" / "focusnet" / "models"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

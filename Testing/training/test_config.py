@@ -39,6 +39,20 @@ SHAPES = "shape.constraint=frozen"
             "multiples",
         ),
         ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", [SHAPES, "network.roi_shape_zyx=[8,8,8]"], "at least"),
+        ("name = 'a'\n[[stages]]\nname='sol'\nsteps=1", ["data.chunk_zyx=[8,32,32]"], "must fit"),
+        ("name = '_a'\n[[stages]]\nname='snet'\nsteps=1", [], "name"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["data.window_hu=[800,-200]"], "must rise"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["stages.snet=5"], "stages.snet.steps"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["seed=-1"], "seed"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["network.widths=[0,4,4]"], "widths"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["data.chunk_zyx=[0,24,24]"], "chunk_zyx"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["data.spacing_xyz=[1,1,0]"], "spacing_xyz"),
+        ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["validation_cases=0"], "validation_cases"),
+        (
+            "name = 'a'\n[[stages]]\nname='snet'\nsteps=1",
+            ["data.organs=['lens_l','lens_r','lens_l']"],
+            "organs names an organ twice",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, text, overrides, part):
@@ -60,3 +74,11 @@ def test_unknown_preset_names_those_there_are():
     with pytest.raises(FocusNetError, match=preset_names()[0]) as caught:
         load_preset("nonsense")
     assert caught.value.code == "E_UNKNOWN_PRESET"
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes("# für Köpfe\nname = 'a'".encode("latin-1"))
+    with pytest.raises(FocusNetError, match="UTF-8") as caught:
+        load_config(path)
+    assert caught.value.code == "E_CONFIG"

@@ -69,6 +69,12 @@ def test_class_weights_are_inverse_to_volume_and_clipped():
     np.testing.assert_allclose(weights, [0.25, 1.4, 0.5])
 
 
+def test_an_organ_that_no_case_shows_leaves_the_other_weights_alone():
+    weights = class_weights([100, math.nan, 300], (0.25, 4.0))
+    np.testing.assert_allclose(weights, [0.25, 1.5, 1.0, 0.5])
+    np.testing.assert_allclose(class_weights([math.nan], (0.25, 4.0)), [0.25, 1.0])
+
+
 def test_binary_loss_by_hand_and_at_extreme_logits():
     logits = torch.tensor([0.0, math.log(3)])[None, None, None, None]  # probabilities 0.5, 0.75
     target = torch.tensor([0.0, 1.0])[None, None, None, None]

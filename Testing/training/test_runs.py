@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -9,15 +10,16 @@ import time
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from focusnet.bundle import load_bundle
 from focusnet.cli import run as focusnet
 from focusnet.errors import FocusNetError
 from focusnet.inference import Predictor
-from focusnet_training.checkpoint import load_checkpoint
+from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import load_config
 from focusnet_training.datasets import read_case, read_dataset
 from focusnet_training.model_card import OrganScore
-from focusnet_training.runs import BundleOptions, make_bundle, train
+from focusnet_training.runs import BundleOptions, is_finished, make_bundle, train
 from focusnet_training.trainer import TrainingOptions
 from safetensors.numpy import load_file
 
@@ -40,7 +42,7 @@ small_voxels = 60
 [augmentation]
 scale = [0.9, 1.1]
 field_of_view_cut = 0.0
-translation_mm = 8.0
+translation_mm = 2.0
 [[stages]]
 name = "snet"
 steps = 999
@@ -180,3 +182,54 @@ def test_a_run_asked_to_stop_saves_and_says_so(blobs, config_file, tmp_path, cap
     assert (told[-1]["state"], "on request" in told[-1]["message"]) == ("paused", True)
     assert 0 < load_checkpoint(run / "last.pt")["step"] == told[-1]["steps_done"] < 999
     assert not (run / "stop").exists()
+
+
+def test_a_refused_start_leaves_the_run_as_it_was(run, blobs, config_file, tmp_path, capsys):
+    """The same patients with the lenses' label values exchanged: a bundle made afterwards must not exchange them."""
+    folder, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(run, folder)
+    shutil.copytree(blobs, other)
+    table = json.loads((other / "dataset.json").read_text())
+    table["labels"] |= {"Lens_L": 4, "Lens_R": 3}
+    (other / "dataset.json").write_text(json.dumps(table))
+    for path in (other / "labelsTr").iterdir():
+        image = sitk.ReadImage(str(path))
+        sitk.WriteImage(sitk.ChangeLabel(image, {3: 4, 4: 3}), str(path))
+    before = (folder / "run.json").read_bytes()
+    command = ["train", "--config", str(config_file), "--data", str(other), "-o", str(folder), *TRAIN]
+    assert focusnet(command) == 2
+    assert "E_RUN_EXISTS" in capsys.readouterr().err
+    assert focusnet([*command, "--resume"]) == 2
+    assert "E_RESUME_MISMATCH" in capsys.readouterr().err
+    assert (folder / "run.json").read_bytes() == before
+
+    facts = json.loads(before)
+    facts["organs"] = ["brainstem", "parotid_l", "lens_r", "lens_l"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(FocusNetError, match="other organs than its checkpoint") as caught:
+        make_bundle(folder, tmp_path / "bundle", tell=lambda line: None)
+    assert caught.value.code == "E_RUN"
+
+
+def test_a_stage_in_progress_that_does_harm_is_not_shipped(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    best = load_checkpoint(folder / "best-sos.pt")
+    start = best | {"score": best["score"] + 0.1}
+    save_checkpoint(folder / "start-sos.pt", start)
+    bundle = make_bundle(folder, tmp_path / "bundle", BundleOptions(device="cpu"), tell=lambda line: None)
+    assert bundle.spec.small_organs == ()
+    save_checkpoint(folder / "start-sos.pt", best)
+    bundle = make_bundle(folder, tmp_path / "other", BundleOptions(device="cpu"), tell=lambda line: None)
+    assert bundle.spec.small_organs == ("lens_l", "lens_r")
+
+
+def test_stages_that_are_finished(run):
+    assert is_finished(run, "snet")
+    assert is_finished(run, None)
+
+
+def test_the_autoencoder_s_stage_is_unknown_without_one(blobs, config_file, tmp_path, capsys):
+    command = ["train", "--config", str(config_file), "--data", str(blobs), "-o", str(tmp_path / "run"), *TRAIN]
+    assert focusnet([*command, "--set", "shape.constraint=none", "--stage", "aae"]) == 2
+    assert "E_USAGE" in capsys.readouterr().err

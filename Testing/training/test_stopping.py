@@ -65,3 +65,11 @@ def test_an_unwritable_folder_is_refused(tmp_path):
     with pytest.raises(FocusNetError) as caught, only_run(tmp_path / "missing"):
         pytest.fail("held what is not there")
     assert caught.value.code == "E_OUTPUT_WRITE"
+
+
+def test_a_stop_for_another_process_s_run_stays(tmp_path):
+    (tmp_path / "stop").touch()
+    with only_run(tmp_path), pytest.raises(FocusNetError) as caught, StopRequests(tmp_path):
+        pytest.fail("entered")
+    assert caught.value.code == "E_RUN_BUSY"
+    assert (tmp_path / "stop").exists()

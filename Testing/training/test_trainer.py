@@ -11,6 +11,7 @@ from focusnet.bundle import Architecture, ModelSpec, save_bundle
 from focusnet.errors import FocusNetError
 from focusnet.networks.builders import build
 from focusnet_training.assembly import network_arguments
+from focusnet_training.augmentation import extract_chunk
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import read_dataset
@@ -424,3 +425,106 @@ def test_a_validation_leaves_a_picture(dataset, tmp_path):
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["picture"] == "pictures/snet-000002.png"
     assert (tmp_path / status["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sos_net_that_is_worse_than_s_net_alone_is_not_kept(dataset, tmp_path, monkeypatch):
+    """What the stage sos must not fall below are S-Net's own answers; the joint stage after it neither."""
+    scores = {"snet": 0.8, "sol": -0.1, "aae": 0.5, "sos": 0.6, "joint": 0.5}
+    asked = []
+
+    def score(self, stage):
+        asked.append(stage)
+        return ValidationResult(scores[stage], {}, {})
+
+    monkeypatch.setattr(Trainer, "_score", score)
+    stages = [s | {"steps": 1, "validate_every": 1} for s in ALL]
+    trainer = Trainer(config(stages, max_fall=0.005), dataset, tmp_path, OPTIONS)
+    assert trainer.run()
+    assert asked == ["snet", "sol", "aae", "snet", "sos", "snet", "joint"]
+    assert sha(trainer.averaged.state_dict()) == sha(load_checkpoint(tmp_path / "best-aae.pt")["model"])
+    assert {p.name for p in tmp_path.glob("*-*.pt")} == {"best-snet.pt", "best-sol.pt", "best-aae.pt"}
+    assert sum("undone" in row.get("note", "") for row in rows(tmp_path)) == 2
+
+
+def test_a_crash_after_a_stage_was_undone_is_survived(dataset, tmp_path, monkeypatch):
+    scores = {"snet": 0.8, "sol": -0.1, "aae": 0.5, "sos": 0.6}
+    monkeypatch.setattr(Trainer, "_score", lambda self, stage: ValidationResult(scores[stage], {}, {}))
+    stages = [s | {"steps": 1, "validate_every": 1} for s in ALL[:4]]
+    save = Trainer._save
+
+    def dying(self, learners):
+        if self.stage_index == 4:
+            raise KeyboardInterrupt
+        save(self, learners)
+
+    monkeypatch.setattr(Trainer, "_save", dying)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config(stages, max_fall=0.005), dataset, tmp_path, OPTIONS).run()
+    monkeypatch.setattr(Trainer, "_save", save)
+    resumed = Trainer(config(stages, max_fall=0.005), dataset, tmp_path, OPTIONS)
+    assert resumed.run(resume=True)
+    assert sha(resumed.averaged.state_dict()) == sha(load_checkpoint(tmp_path / "best-aae.pt")["model"])
+
+
+def test_organs_that_are_nowhere_don_t_count_as_found(make_blobs, tmp_path, monkeypatch):
+    """Both empty is no answer (METRICS.md): a network that labels nothing gets nothing for it."""
+    missing = {f"blob_{n}": ["Brainstem", "Parotid_L"] for n in (4, 5)}
+    folder = make_blobs(tmp_path / "data", annotated=missing)
+    (folder / "cases.json").write_text(
+        json.dumps({"cases": {f"blob_{n}": {"split": "validation" if n > 3 else "training"} for n in range(6)}})
+    )
+    trainer = Trainer(config(SHORT[:1]), read_dataset(folder), tmp_path / "run", OPTIONS)
+    with torch.no_grad():
+        for parameter in trainer.averaged.snet.head.parameters():
+            parameter.zero_()
+    result = trainer._score("snet")
+    assert result.dsc == {"brainstem": 0.0, "parotid_l": 0.0}
+    assert result.score == 0.0
+
+
+def test_validation_cases_that_can_t_choose_a_checkpoint_are_refused_at_once(make_blobs, tmp_path):
+    missing = {f"blob_{n}": ["Brainstem", "Parotid_L"] for n in (4, 5)}
+    dataset = read_dataset(make_blobs(tmp_path / "data", annotated=missing))
+    with pytest.raises(FocusNetError, match="lens_l, lens_r") as caught:
+        Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS)
+    assert caught.value.code == "E_CONFIG"
+    Trainer(config(SHORT[:1]), dataset, tmp_path / "run", OPTIONS)
+
+
+def test_fp16_is_not_trained_in(dataset, tmp_path, monkeypatch):
+    """Without scaling of the loss most gradients of the background are zero in it."""
+    monkeypatch.setattr("focusnet_training.trainer.resolve_precision", lambda name, device: "fp16")
+    assert Trainer(config(SHORT), dataset, tmp_path, replace(OPTIONS, precision="auto")).precision == "fp32"
+    with pytest.raises(FocusNetError, match="vanish") as caught:
+        Trainer(config(SHORT), dataset, tmp_path, replace(OPTIONS, precision="fp16"))
+    assert caught.value.code == "E_PRECISION"
+
+
+def test_a_stage_that_the_run_does_not_have_is_refused(dataset, tmp_path):
+    without = config(ALL, shape={"constraint": "none"})
+    with pytest.raises(FocusNetError, match="no stage 'aae'") as caught:
+        Trainer(without, dataset, tmp_path, OPTIONS).run(until="aae")
+    assert caught.value.code == "E_CONFIG"
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_chunks_are_moved_in_plane_by_as_much_as_the_configuration_says(dataset, tmp_path, monkeypatch):
+    trainer = Trainer(config(SHORT, augmentation={"translation_mm": 12.0}), dataset, tmp_path, OPTIONS)
+    case, still = trainer.training[0], np.array([8.0, 20.0, 20.0])
+    centres = []
+
+    def noted(ct, labels, centre, *rest):
+        centres.append(centre)
+        return extract_chunk(ct, labels, centre, *rest)
+
+    monkeypatch.setattr("focusnet_training.trainer.extract_chunk", noted)
+
+    class Sampler:
+        def draw(self, rng):
+            return case, still
+
+    for seed in range(60):
+        trainer._batch(Sampler(), np.random.default_rng(seed))
+    moved_mm = np.abs(np.array(centres) - still) * 4.0
+    assert (moved_mm[:, 0] == 0).all()
+    assert 11.0 < moved_mm[:, 1:].max() <= 12.0
