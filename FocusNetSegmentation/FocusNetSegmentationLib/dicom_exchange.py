@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from FocusNetSegmentationLib.structures import Structure, add_structures, masks_
 
 SLICER_RT = "DicomRtImportExportPlugin"
 STAMP = ("model", "model_created", "weights_sha256")
-MOVED_STEPS = 1.0
+MOVED_MM = 0.1
 
 
 def save_rtstruct(
@@ -38,8 +39,8 @@ def save_rtstruct(
             :func:`focusnet.io.rtstruct_write.write_rtstruct`.
     """
     reference = series_reference(volume_node)
+    _check_unmoved(volume_node, reference)
     grid = _straight_world(volume_node)
-    _check_unmoved(grid, reference)
     grid = replace(grid, frame_of_reference=reference.frame_of_reference)
     _, structures = masks_of_nodes(nodes, grid)
     segmentation = pack_segments(grid, (_part(structure, grid) for structure in structures))
@@ -66,7 +67,7 @@ def load_rtstruct(path: str | Path, volume_node: Any) -> Any:
     grid = _straight_world(volume_node)
     if _dicom_files(volume_node):
         reference = series_reference(volume_node)
-        _check_unmoved(grid, reference)
+        _check_unmoved(volume_node, reference)
         grid = replace(grid, frame_of_reference=reference.frame_of_reference)
     structures = read_rtstruct(path, grid)
     found = [
@@ -113,17 +114,26 @@ def _straight_world(volume_node: Any) -> Geometry:
     return bridge.straightened(bridge.volume_placement(volume_node).world)
 
 
-def _check_unmoved(grid: Geometry, reference: SeriesReference) -> None:
-    """The scene's world must be the patient's coordinates that the DICOM files state."""
-    native = native_geometry(reference)
-    slack = MOVED_STEPS * max(native.spacing_xyz)
-    for ours, theirs in zip(grid.world_bounds(), native.world_bounds(), strict=True):
-        if np.abs(np.subtract(ours, theirs)).max() > slack:
-            raise FocusNetError(
-                "E_FRAME_OF_REFERENCE",
-                "The CT does not lie where its DICOM files say (a registration or cropping in the scene?); remove the "
-                "transform first.",
-            )
+def _check_unmoved(volume_node: Any, reference: SeriesReference) -> None:
+    """The scene's world must be the patient's coordinates that the DICOM files state, voxel by voxel.
+
+    The bounds alone would not tell a CT that was mirrored or turned about its own middle. Only the curved transform
+    that Slicer puts over uneven slices is judged by them.
+    """
+    placed, native = bridge.volume_placement(volume_node), native_geometry(reference)
+    if placed.to_world is None:
+        ours, theirs = (np.ravel(g.world_bounds()) for g in (_straight_world(volume_node), native))
+        slack = max(native.spacing_xyz)
+    else:
+        ends = np.array(list(product(*((0, size - 1) for size in native.shape_zyx))))
+        ours, theirs = (g.index_to_world(ends) for g in (placed.world, native))
+        slack = MOVED_MM if placed.world.shape_zyx == native.shape_zyx else -1.0
+    if np.abs(ours - theirs).max() > slack:
+        raise FocusNetError(
+            "E_FRAME_OF_REFERENCE",
+            "The CT does not lie where its DICOM files say (a registration or cropping in the scene?); remove the "
+            "transform first.",
+        )
 
 
 def _part(structure: Structure, grid: Geometry) -> Part:

@@ -111,15 +111,33 @@ def test_database_of_slicer_is_asked_for_the_files(loaded, tmp_path, monkeypatch
         series_reference(node)
 
 
-def test_a_moved_ct_is_not_exported(loaded, transform_node, tmp_path):
+def about(point_ras, matrix):
+    """A 3 x 3 matrix applied round a point."""
+    full = np.eye(4)
+    full[:3, :3] = matrix
+    full[:3, 3] = point_ras - np.asarray(matrix) @ point_ras
+    return full
+
+
+MOVES = {
+    "shifted": lambda middle: np.array([[1, 0, 0, 12.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    "shifted by part of a voxel": lambda middle: np.array([[1, 0, 0, 0.9], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    "left for right": lambda middle: about(middle, np.diag([-1.0, 1, 1])),
+    "turned by 180 degrees": lambda middle: about(middle, np.diag([-1.0, -1, 1])),
+    "upside down": lambda middle: about(middle, np.diag([1.0, -1, -1])),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_a_moved_ct_is_not_exported(loaded, transform_node, tmp_path, move):
     from FocusNetSegmentationLib.dicom_exchange import load_rtstruct, save_rtstruct
 
     node, volume, _ = loaded()
     nodes, _ = result_of(node, volume)
     save_rtstruct(nodes, node, tmp_path / "rs.dcm")
-    shift = np.eye(4)
-    shift[0, 3] = 12.0
-    transform = transform_node(shift)
+    bounds = np.zeros(6)
+    node.GetRASBounds(bounds)
+    transform = transform_node(move(bounds.reshape(3, 2).mean(1)))
     for moved in (node, *nodes):
         moved.SetAndObserveTransformNodeID(transform.GetID())
     for act in (
