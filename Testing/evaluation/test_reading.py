@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from focusnet.errors import FocusNetError
+from focusnet.evaluation import EvaluationOptions, evaluate
 from focusnet.evaluation.case import evaluate_case, lay_over
 from focusnet.evaluation.reading import (
     ReadSettings,
@@ -198,6 +200,40 @@ def test_rtstruct_with_its_ct(tmp_path, write_ct):
         (row,) = evaluate_case(labels, read_case(path, settings), "p")
         assert (row.organ, row.state) == ("parotid_l", "ok")
         assert row.dsc == 1.0
+
+
+def test_what_the_reader_of_a_structure_set_leaves_out_is_told(tmp_path, write_ct):
+    """Open contours are no empty organ, and a slice left empty is said."""
+    folder = write_ct(tmp_path / "p", generate_uid())
+    geometry = read_series(folder).geometry
+    array = np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    array[2:7, 10:20, 18:26] = 1
+    array[2:7, 10:20, 6:14] = 2
+    labels = LabelMap(array, geometry, {1: "parotid_l", 2: "parotid_r"})
+    path = tmp_path / "rs.dcm"
+    write_rtstruct(labels, read_series_reference(folder), path)
+    structures = pydicom.dcmread(path)
+    left, right = structures.ROIContourSequence
+    for contour in left.ContourSequence:
+        contour.ContourGeometricType = "OPEN_PLANAR"
+    del right.ContourSequence[2]
+    structures.save_as(path)
+    found = read_case(path, ReadSettings(ct=folder))
+    assert set(found.masks) == {"parotid_r"}
+    assert [note.partition(":")[0] for note in found.notes] == ["Parotid_L", "Parotid_R"]
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "answer").mkdir()
+    write_segmentation(labels, tmp_path / "drawn" / "p.seg.nrrd")
+    path.rename(tmp_path / "answer" / "p.dcm")
+    (tmp_path / "cts").mkdir()
+    folder.rename(tmp_path / "cts" / "p")
+    options = EvaluationOptions(ct=tmp_path / "cts", jobs=1)
+    evaluate(tmp_path / "drawn", tmp_path / "answer", tmp_path / "out", options)
+    case = json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8"))["cases"]["p"]
+    assert list(case["notes"].values()) == [list(found.notes)]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "Left out when read (2)" in page
+    assert "open contour" in page
 
 
 def test_rtstruct_of_another_scan_is_refused(tmp_path, write_ct):

@@ -46,6 +46,7 @@ class CaseOutcome:
         grids: Grid compared on, in words, by method.
         named: Organs that each source names; a source is a method or ``reference``.
         unmapped: Names that the organ catalogue does not know, by source.
+        notes: What was left out or decided when a source was read, by source.
         sha256: Hash of each source's files.
         flags: Quality flags of the CT and of the first method.
     """
@@ -56,6 +57,7 @@ class CaseOutcome:
     grids: Mapping[str, str] = field(default_factory=dict)
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unmapped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
 
@@ -74,6 +76,7 @@ def run_case(job: CaseJob) -> CaseOutcome:
             grids={name: pair.statement for name, pair in pairs.items()},
             named={name: tuple(source.masks) for name, source in sources.items()},
             unmapped={name: source.unmapped for name, source in sources.items() if source.unmapped},
+            notes={name: source.notes for name, source in sources.items() if source.notes},
             sha256={name: _sha256(place) for name, place in places.items()},
             flags=(*(() if ct is None else check_input(ct)), *check_output(checked, ct, ())),
         )

@@ -63,11 +63,13 @@ class OrganMasks:
         geometry: Grid of the scan.
         masks: Mask of each canonical organ key; None where the organ is named and its mask is empty. Masks may overlap.
         unmapped: Names in the source that the organ catalogue does not know.
+        notes: What was left out or decided when the source was read, one line each.
     """
 
     geometry: Geometry
     masks: Mapping[str, CroppedMask | None]
     unmapped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_labelmap(cls, labelmap: LabelMap) -> OrganMasks:

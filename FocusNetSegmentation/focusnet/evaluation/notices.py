@@ -38,9 +38,11 @@ def find_notices(result: EvaluationResult, first: str) -> list[Notice]:
     mixed = {text: count for text, count in grids.items() if not text.startswith("both on")}
     errors = [(o.case, flag) for o in result.outcomes for flag in o.flags if flag.severity == "error"]
     warnings = [flag.code.replace("_", " ") for o in result.outcomes for flag in o.flags if flag.severity == "warning"]
+    notes = [(o.case, source, line) for o in result.outcomes for source, lines in o.notes.items() for line in lines]
     entries = [
         ("bad", "Failed", [f"{case}: {error}" for case, error in result.failed.items()]),
         ("bad", "Quality flags", [f"{flag.message} ({case})" for case, flag in errors]),
+        ("bad", "Left out when read", [f"{line} ({source}, {case})" for case, source, line in notes]),
         ("bad", "Missed", _listed(rows, "missed")),
         ("bad", "Extra", _listed(rows, "extra")),
         ("warn", "In no prediction, not scored", [_names(keys) for keys in unscored.not_predicted.values()]),

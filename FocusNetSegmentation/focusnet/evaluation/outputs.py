@@ -151,6 +151,7 @@ def _case_json(outcome: CaseOutcome) -> dict[str, Any]:
         "grid": dict(outcome.grids),
         "sha256": dict(outcome.sha256),
         "unmapped": {source: list(names) for source, names in outcome.unmapped.items()},
+        "notes": {source: list(lines) for source, lines in outcome.notes.items()},
         "flags": [asdict(flag) for flag in outcome.flags],
     }
 

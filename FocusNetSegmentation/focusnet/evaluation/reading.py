@@ -255,7 +255,11 @@ def _read_structures(path: Path, ct: Path, settings: ReadSettings) -> OrganMasks
     if not is_dicom(path):
         raise FocusNetError("E_UNREADABLE", f"'{path.name}' is neither a label map nor an RTSTRUCT.")
     geometry = read_volume(ct).geometry
-    structures = read_rtstruct(path, geometry, RTStructRules(names=settings.spellings)).structures
-    masks = {s.organ: CroppedMask.of(s.crop, s.box.start_zyx) if s.box else None for s in structures if s.organ}
+    found = read_rtstruct(path, geometry, RTStructRules(names=settings.spellings))
+    structures = found.structures
+    # A structure whose contours were all refused is not one that is empty.
+    kept = (s for s in structures if s.organ and (s.box or not s.notes))
+    masks = {s.organ: CroppedMask.of(s.crop, s.box.start_zyx) if s.box else None for s in kept if s.organ}
+    notes = (*found.notes, *(f"{s.name}: {note}" for s in structures if s.organ for note in s.notes))
     unmapped = [structure.name for structure in structures if structure.organ is None]
-    return OrganMasks(geometry, masks, not_left_out(unmapped, settings.spellings))
+    return OrganMasks(geometry, masks, not_left_out(unmapped, settings.spellings), notes)
