@@ -5,6 +5,11 @@ training. Writes CASE.nrrd and cost.json: seconds of each case from reading the 
 greatest memory of the process. Run with nnU-Net's Python (see README.md):
 
     python Benchmarks/nnunet/predict.py --data DATA --work WORK --output OUTPUT [--loss marginal] [--cases N]
+        [--as-installed plain|mirrored]
+
+With ``--as-installed`` network and memory stay as nnU-Net has them on a processor (float32); ``mirrored`` adds the
+eight-fold mirroring that ``nnUNetv2_predict`` does unless told ``--disable_tta``: for the seconds alone, since these
+networks never saw a mirror image.
 """
 
 from __future__ import annotations
@@ -37,7 +42,9 @@ class OnProcessor(nn.Module):
             return self.network(x.contiguous(memory_format=torch.channels_last_3d)).float()
 
 
-def load_predictor(model: Path, checkpoint_name: str, trainer_name: str) -> tuple[nnUNetPredictor, dict[str, float]]:
+def load_predictor(
+    model: Path, checkpoint_name: str, trainer_name: str, as_installed: str | None
+) -> tuple[nnUNetPredictor, dict[str, float]]:
     """nnU-Net's predictor of one checkpoint, and the budget that it has used."""
     description = json.loads((model / "dataset.json").read_text())
     plans = PlansManager(json.loads((model / "plans.json").read_text()))
@@ -47,10 +54,13 @@ def load_predictor(model: Path, checkpoint_name: str, trainer_name: str) -> tupl
     heads = plans.get_label_manager(description).num_segmentation_heads
     trainer = next(t for t in TRAINERS.values() if t.__name__ == trainer_name)
     network = trainer.build_network_architecture(plans, configuration, channels, heads, enable_deep_supervision=False)
-    weights = {f"network.{name}": value for name, value in checkpoint["network_weights"].items()}
-    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    weights = checkpoint["network_weights"]
+    if as_installed is None:
+        network, weights = OnProcessor(network), {f"network.{name}": value for name, value in weights.items()}
+    mirrored = as_installed == "mirrored"
+    predictor = nnUNetPredictor(use_mirroring=mirrored, device=torch.device("cpu"), allow_tqdm=False)
     predictor.manual_initialization(
-        OnProcessor(network), plans, configuration, [weights], description, trainer_name, None
+        network, plans, configuration, [weights], description, trainer_name, (0, 1, 2) if mirrored else None
     )
     return predictor, {key: checkpoint[key] for key in ("steps", "used_s", "budget_s")}
 
@@ -64,13 +74,14 @@ def main() -> None:
     parser.add_argument("--loss", choices=TRAINERS, default="marginal")
     parser.add_argument("--plans", default=PLANS, help="name of the plan, as prepare.py prints it")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth")
+    parser.add_argument("--as-installed", choices=("plain", "mirrored"), help="nothing of ours; mirrored: its default")
     parser.add_argument("--cases", type=int, help="only the first of the validation patients")
     given = parser.parse_args()
     use_folders(given.work)
-    one_thread()
+    one_thread(keep_memory=given.as_installed is None)
     trainer_name = TRAINERS[given.loss].__name__
     model = given.work / "results" / DATASET / f"{trainer_name}__{given.plans}__{CONFIGURATION}"
-    predictor, training = load_predictor(model, given.checkpoint, trainer_name)
+    predictor, training = load_predictor(model, given.checkpoint, trainer_name, given.as_installed)
     given.output.mkdir(parents=True, exist_ok=True)
     names = json.loads((given.data / "splits_final.json").read_text())[0]["val"][: given.cases]
     seconds: dict[str, dict[str, float]] = {}
