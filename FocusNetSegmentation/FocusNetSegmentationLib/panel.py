@@ -264,7 +264,11 @@ class Panel:
         name = self._services.ask_save("Export organs", EXPORTS)
         if not name:
             return
-        path = Path(name if name.lower().endswith((".seg.nrrd", ".dcm")) else f"{name}.seg.nrrd")
+        path = Path(name)
+        if not name.lower().endswith((".seg.nrrd", ".dcm")):
+            path = Path(f"{name}.seg.nrrd")  # the dialog asked about the name without it
+            if path.exists() and not self._services.confirm(f"'{path.name}' exists. Replace it?"):
+                return
         try:
             self._services.export(self._result_nodes(), self._job_volume, path)
         except FocusNetError as error:

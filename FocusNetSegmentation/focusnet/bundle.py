@@ -11,7 +11,7 @@ import hashlib
 import math
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -257,7 +257,7 @@ def save_bundle(
         },
         weights=Weights(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), precision=precision),
     )
-    with new_folder(folder, overwrite) as temporary:
+    with new_folder(folder, overwrite, holds_bundle) as temporary:
         (temporary / SPEC_NAME).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (temporary / WEIGHTS_NAME).write_bytes(data)
         (temporary / CARD_NAME).write_text(model_card.rstrip() + "\n", encoding="utf-8")
@@ -265,13 +265,33 @@ def save_bundle(
     return Bundle(folder, verified.spec, verified.network)
 
 
+def holds_bundle(folder: Path) -> bool:
+    """Whether a folder is that of a bundle, whole or not."""
+    return (folder / SPEC_NAME).is_file()
+
+
+def check_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a target of :func:`new_folder` that must stay.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_EXISTS``.
+    """
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' is there; choose another place or allow overwriting.")
+    if not folder.is_dir() or (any(folder.iterdir()) and not is_ours(folder)):
+        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' holds something else and is kept; choose another place.")
+
+
 @contextmanager
-def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
     """Temporary sibling that becomes ``folder`` when the block succeeds and is removed when it fails.
 
     Args:
         folder: Target; missing parents are made.
         overwrite: Replace a folder that is there.
+        is_ours: Whether a folder that is there is of the same kind; any other is kept.
 
     Yields:
         The folder to write into.
@@ -280,9 +300,8 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
         FocusNetError: ``E_OUTPUT_EXISTS`` when the folder is there and may not be replaced, ``E_OUTPUT_WRITE`` when the
             disk is full or the place can't be written.
     """
-    if folder.exists() and not overwrite:
-        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' is there; choose another place or allow overwriting.")
     try:
+        check_folder(folder, overwrite, is_ours)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")

@@ -429,7 +429,10 @@ def bundle(
     """Make a bundle of a run, measured on its validation cases, with a model card."""
     from focusnet_training.runs import BundleOptions, make_bundle
 
-    text = "" if notes is None else notes.read_text("utf-8")
+    try:
+        text = "" if notes is None else notes.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FocusNetError("E_USAGE", f"The notes can't be read as a text in UTF-8: {error}.") from error
     options = BundleOptions(description, notes=text, device=device)
     made = make_bundle(run, out, options, overwrite=overwrite, tell=(lambda line: None) if quiet else tell)
     if as_json:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from focusnet.errors import FocusNetError
+
 DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
@@ -24,5 +26,14 @@ Names = Annotated[
 
 
 def split_names(text: str | None) -> tuple[str, ...] | None:
-    """Names separated by commas."""
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    """Names separated by commas.
+
+    Raises:
+        FocusNetError: ``E_USAGE`` when there is a text without a name.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise FocusNetError("E_USAGE", "The list of names is empty; leave the option out for all.")
+    return names

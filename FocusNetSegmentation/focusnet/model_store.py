@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from focusnet.bundle import FILE_LIMITS, SPEC_NAME, BundleSpec, load_bundle, new_folder, read_spec
+from focusnet.bundle import FILE_LIMITS, SPEC_NAME, BundleSpec, holds_bundle, load_bundle, new_folder, read_spec
 from focusnet.errors import FocusNetError
 
 DEFAULT_MODEL = "openkbp7"
@@ -127,7 +127,7 @@ def install_bundle(source: Path | str, *, overwrite: bool = False, destination: 
         else:
             _copy(source, unpacked)
         name = load_bundle(unpacked).spec.name
-        with new_folder(destination / name, overwrite) as folder:
+        with new_folder(destination / name, overwrite, holds_bundle) as folder:
             for file in FILE_LIMITS:
                 shutil.copyfile(unpacked / file, folder / file)
     return destination / name

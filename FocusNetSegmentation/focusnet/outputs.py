@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from focusnet import organs
-from focusnet.bundle import new_folder
+from focusnet.bundle import check_folder, new_folder
 from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
 from focusnet.io.atomic import check_target
@@ -102,7 +103,7 @@ def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, 
 
     Raises:
         FocusNetError: ``E_OUTPUT_FORMAT`` for a format that is unknown or that the source does not allow, ``E_USAGE``
-            when several cases would go into one file.
+            when several cases would go into one file, or an output would replace the CT.
     """
     for name in options.formats:
         if name not in ENDINGS:
@@ -130,6 +131,10 @@ def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, 
         outputs.append(Output(out if exact else base.with_name(base.name + ENDINGS[name]), (name,)))
     if options.uncertainty:
         outputs.append(Output(base.with_name(base.name + UNCERTAINTY_ENDING), (UNCERTAINTY,)))
+    for output in outputs:
+        target, given = output.path.resolve(), source.resolve()
+        if target == given or (output.is_folder and given.is_relative_to(target)):
+            raise FocusNetError("E_USAGE", f"'{output.path}' would replace the CT itself; choose another output.")
     return outputs
 
 
@@ -151,10 +156,39 @@ def check_outputs(outputs: Sequence[Output], *, overwrite: bool) -> None:
             check_target(output.path, overwrite=overwrite)
             if output.formats[0] in LABELMAPS:
                 check_target(labels_path(output.path), overwrite=overwrite)
-        elif output.path.exists() and not (overwrite and output.path.is_dir()):
-            raise FocusNetError(
-                "E_OUTPUT_EXISTS", f"'{output.path.name}' exists and is kept; choose another name or allow overwriting."
-            )
+        else:
+            check_folder(output.path, overwrite, _holds_organs)
+
+
+def check_packages(formats: Sequence[str]) -> None:
+    """Refuse formats whose packages are missing, before any case is computed.
+
+    Raises:
+        FocusNetError: ``E_MISSING_PACKAGE``, ``E_NO_MRML``.
+    """
+    if "dicomseg" in formats:
+        from focusnet.io.dicom_seg import require_highdicom
+
+        require_highdicom()
+    if "mrb" in formats and not all(map(find_spec, ("FocusNetSegmentationLib", "slicer"))):
+        raise FocusNetError(
+            "E_NO_MRML",
+            "A .mrb needs 3D Slicer's classes; run inside 3D Slicer or install them with "
+            "`pip install slicer-focusnet[mrml]`.",
+        )
+
+
+def _holds_organs(folder: Path) -> bool:
+    """Whether a folder holds nothing but files of organs, as `write_outputs` makes them."""
+    endings = (*(ENDINGS[name] for name in PER_ORGAN), labels_path(Path("x.nrrd")).name.removeprefix("x"))
+
+    def is_organ(path: Path) -> bool:
+        ending = next((e for e in endings if path.name.endswith(e)), "")
+        name = path.name.removesuffix(ending)
+        found = organs.find(name) if ending else None
+        return path.is_file() and found is not None and found.tg263 == name
+
+    return all(map(is_organ, folder.iterdir()))
 
 
 def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOptions) -> None:
@@ -168,7 +202,7 @@ def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOpti
     names_written = False
     for output in outputs:
         if output.is_folder:
-            with new_folder(output.path, options.overwrite) as folder:
+            with new_folder(output.path, options.overwrite, _holds_organs) as folder:
                 _write_organs(labelmap, folder, output.formats, stamp)
             continue
         (name,) = output.formats

@@ -21,8 +21,17 @@ from focusnet.analysis import analyse
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.io import read_volume
 from focusnet.io.dicom import is_dicom, read_series
+from focusnet.io.dicom_headers import ct_series_uid
 from focusnet.io.image import image_suffix
-from focusnet.outputs import Output, OutputOptions, Result, check_outputs, plan_outputs, write_outputs
+from focusnet.outputs import (
+    Output,
+    OutputOptions,
+    Result,
+    check_outputs,
+    check_packages,
+    plan_outputs,
+    write_outputs,
+)
 
 if TYPE_CHECKING:
     from focusnet.inference import Cancel, Predictor, Progress
@@ -156,7 +165,10 @@ def _cases_of(path: Path) -> list[Case]:
 
 
 def _is_case(path: Path) -> bool:
-    return holds_dicom(path) if path.is_dir() else is_image(path)
+    """An image file, or a folder with DICOM files somewhere in it."""
+    if not path.is_dir():
+        return is_image(path)
+    return any(holds_dicom(Path(place)) for place, _, _ in os.walk(path))
 
 
 def is_image(path: Path) -> bool:
@@ -165,8 +177,16 @@ def is_image(path: Path) -> bool:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a folder itself has DICOM files."""
-    return any(p.is_file() and image_suffix(p) is None and is_dicom(p) for p in sorted(folder.iterdir()))
+    """Whether a folder itself has slices of a CT, or other DICOM files and nothing else that could be a case.
+
+    A plan or a structure set that lies beside images or above patients' folders does not make them one case.
+    """
+    entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    files = [path for path in entries if path.is_file() and image_suffix(path) is None and is_dicom(path)]
+    if not files:
+        return False
+    alone = not any(path.is_dir() or is_image(path) for path in entries)
+    return alone or any(ct_series_uid(path) is not None for path in files)
 
 
 def case_name(path: Path) -> str:
@@ -276,6 +296,7 @@ def segment_cases(
         Cancelled: ``cancel`` returned True; cases that were done stay.
     """
     plans = [plan_outputs(case.name, case.path, out, options.output, several=len(cases) > 1) for case in cases]
+    check_packages(options.output.formats)
     if options.organs is not None:
         organ_keys(options.organs)
     predictor = make_predictor(options)
@@ -319,6 +340,8 @@ def attempt_case(
         raise
     except FocusNetError as error:
         reason = (error.code, error.message)
+    except OSError as error:
+        reason = ("E_UNREADABLE", f"A file of the case can't be read or written: {error.strerror or 'unknown'}.")
     except Exception as error:  # a fault of ours in one case must not lose the others
         logging.getLogger(__name__).debug("Case %s", case.name, exc_info=True)
         reason = ("E_INTERNAL", f"{type(error).__name__}: {' '.join(str(error).split())}; please report this.")
@@ -332,24 +355,46 @@ def _in_processes(
     cases: Sequence[Case], plans: Sequence[list[Output]], options: SegmentOptions, cancel: Cancel | None, jobs: int
 ) -> Iterator[CaseResult]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    planned = list(zip(cases, plans, strict=True))
+    unfinished = []
+    for case, result in _in_pool(planned, options, cancel, jobs, threads):
+        if result is None:
+            unfinished.append(case)
+        else:
+            yield result
+    # A process was ended from outside, and with it the pool: each case that it left gets a process of its own.
+    for case, plan in planned:
+        if case in unfinished:
+            (result,) = (answer for _, answer in _in_pool([(case, plan)], options, cancel, 1, threads))
+            yield result or CaseResult(
+                case.name,
+                "failed",
+                0.0,
+                error=("E_OUT_OF_MEMORY", "The system ended the process, mostly for lack of memory; use fewer jobs."),
+            )
+
+
+def _in_pool(
+    planned: Sequence[tuple[Case, list[Output]]],
+    options: SegmentOptions,
+    cancel: Cancel | None,
+    jobs: int,
+    threads: int,
+) -> Iterator[tuple[Case, CaseResult | None]]:
+    """Cases with their results, None where a process ended before it gave one."""
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(jobs, context, _start_worker, (options, threads)) as pool,
         _ending_workers(pool),
     ):
-        waiting = {pool.submit(_work, case, plan): case for case, plan in zip(cases, plans, strict=True)}
+        waiting = {pool.submit(_work, case, plan): case for case, plan in planned}
         for future in as_completed(waiting):
             if cancel is not None and cancel():
                 raise Cancelled
             try:
-                yield future.result()
+                yield waiting[future], future.result()
             except BrokenProcessPool:
-                yield CaseResult(
-                    waiting[future].name,
-                    "failed",
-                    0.0,
-                    error=("E_OUT_OF_MEMORY", "The system ended a process, mostly for lack of memory; use fewer jobs."),
-                )
+                yield waiting[future], None
 
 
 @contextmanager
@@ -381,4 +426,7 @@ def _start_worker(options: SegmentOptions, threads: int) -> None:
 
 def _work(case: Case, outputs: list[Output]) -> CaseResult:
     assert _worker is not None
-    return attempt_case(case, outputs, *_worker)
+    try:
+        return attempt_case(case, outputs, *_worker)
+    except SystemExit:  # told to end, and cleared away: the pool would take it for an answer and live on
+        os._exit(1)

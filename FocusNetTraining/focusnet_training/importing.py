@@ -52,6 +52,10 @@ class ImportOptions:
     jobs: int = 2
 
 
+def _holds_dataset(folder: Path) -> bool:
+    return (folder / "dataset.json").is_file()
+
+
 @dataclass(frozen=True)
 class ImportedScan:
     """What became of one scan.
@@ -143,14 +147,16 @@ def import_scans(
 
     Raises:
         FocusNetError: ``E_NO_CASES`` when there is no scan or none that can be used, ``E_OUTPUT_EXISTS``,
-            ``E_OUTPUT_WRITE``, ``E_USAGE`` when the mapping would lie inside the data set.
+            ``E_OUTPUT_WRITE``, ``E_USAGE`` when the mapping would lie inside the data set, or the source.
     """
     if options.mapping is not None and options.mapping.resolve().is_relative_to(out.resolve()):
         raise FocusNetError("E_USAGE", "Keep the mapping of cases to patients outside the data set.")
+    if source.resolve().is_relative_to(out.resolve()):
+        raise FocusNetError("E_USAGE", "The data set would replace the scans it is made of; name another folder.")
     scans = find_scans(source)
     results: list[ImportedScan] = []
     accepted = _Accepted()
-    with new_folder(out, options.overwrite) as folder:
+    with new_folder(out, options.overwrite, _holds_dataset) as folder:
         read = in_turn(partial(_read_or_refuse, rules=options.rules), scans, options.jobs)
         for number, (scan, drawn) in enumerate(zip(scans, read, strict=True), start=1):
             case = f"case_{number:04d}"

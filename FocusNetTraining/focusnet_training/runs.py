@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from focusnet.bundle import Architecture, Bundle, ModelSpec, load_bundle, new_folder, save_bundle
+from focusnet.bundle import Architecture, Bundle, ModelSpec, holds_bundle, load_bundle, new_folder, save_bundle
 from focusnet.console import tell as tell_user
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.overlap import dice
@@ -153,7 +153,7 @@ def make_bundle(
         roi_shape_zyx=config.network.roi_shape_zyx,
         training_data=dataset.statement,
     )
-    with new_folder(output, overwrite) as scratch:
+    with new_folder(output, overwrite, holds_bundle) as scratch:
         draft = save_bundle(scratch / "draft", spec, network, "draft")
         measured = score(draft, dataset, options.device, tell)
         scores = {organ: OrganScore.of(m.dsc) for organ, m in measured.items()}

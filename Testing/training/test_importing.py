@@ -430,3 +430,18 @@ def test_a_dicom_ct_with_a_label_map_beside_it(tmp_path):
 
 def centre_x(labels, key):
     return labels.geometry.index_to_world(np.argwhere(labels.mask(key))).mean(0)[0]
+
+
+def test_the_scans_themselves_are_never_replaced(tmp_path):
+    source = tmp_path / "clinic"
+    slicer_patient(source / "p1")
+    for out in (source, tmp_path):
+        with pytest.raises(FocusNetError, match="would replace the scans") as caught:
+            import_scans(source, out, ImportOptions(overwrite=True))
+        assert caught.value.code == "E_USAGE"
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.txt").touch()
+    with pytest.raises(FocusNetError, match="holds something else"):
+        import_scans(source, tmp_path / "papers", ImportOptions(overwrite=True))
+    assert (source / "p1" / "ct.nrrd").exists()
+    assert (tmp_path / "papers" / "thesis.txt").exists()

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from focusnet.bundle import Architecture, Bundle, ModelSpec, load_bundle, read_spec, save_bundle
+from focusnet.bundle import (
+    Architecture,
+    Bundle,
+    ModelSpec,
+    holds_bundle,
+    load_bundle,
+    new_folder,
+    read_spec,
+    save_bundle,
+)
 from focusnet.errors import FocusNetError
 from focusnet.networks import builders
 from pydantic import ValidationError
@@ -318,3 +327,17 @@ def test_loading_needs_no_compiler_of_torch(tiny_bundle):
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path):
+    folder = tmp_path / "papers"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("kept")
+    with pytest.raises(FocusNetError, match="holds something else") as caught, new_folder(folder, True, holds_bundle):
+        pytest.fail("entered")
+    assert caught.value.code == "E_OUTPUT_EXISTS"
+    assert (folder / "thesis.txt").read_text() == "kept"
+    (folder / "thesis.txt").rename(folder / "bundle.json")
+    with new_folder(folder, True, holds_bundle) as new:
+        (new / "x").touch()
+    assert [path.name for path in folder.iterdir()] == ["x"]

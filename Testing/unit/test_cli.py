@@ -69,6 +69,8 @@ def test_version(focusnet):
         ["segment"],
         ["segment", "x.nrrd"],
         ["segment", "x.nrrd", "-o", "y.seg.nrrd", "--jobs", "0"],
+        ["segment", "x.nrrd", "-o", "y.seg.nrrd", "--organs", " ,"],
+        ["bundle", "run", "-o", "bundle", "--notes", "absent.md"],
         ["segment", "x.nrrd", "-o", "y.seg.nrrd", "--nonsense"],
         ["models"],
         ["models", "show"],

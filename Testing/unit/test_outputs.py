@@ -1,4 +1,6 @@
 import json
+import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,15 @@ from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
 from focusnet.io import read_image
 from focusnet.io.segmentation import read_segmentation
-from focusnet.outputs import Output, OutputOptions, Result, check_outputs, plan_outputs, write_outputs
+from focusnet.outputs import (
+    Output,
+    OutputOptions,
+    Result,
+    check_outputs,
+    check_packages,
+    plan_outputs,
+    write_outputs,
+)
 
 HASH = "ab" * 32
 SOURCE = Path("pt_1.nrrd")
@@ -211,3 +221,44 @@ def test_an_open_scene_is_left_alone(result, tmp_path, monkeypatch):
     finally:
         scene.Clear(False)
     assert not (tmp_path / "x.mrb").exists()
+
+
+def test_an_output_never_replaces_the_ct(ct_file, dicom_folder, tmp_path):
+    """With leave to overwrite: the CT's own file, its folder, and a folder above it."""
+    given = tmp_path / "patients" / "pt_1"
+    shutil.copytree(dicom_folder, given)
+    for out, source, options in (
+        (ct_file, ct_file, {"formats": ("nrrd",)}),
+        (ct_file.parent, shutil.copy(ct_file, ct_file.with_name("pt_1.nrrd")), {"formats": ("nrrd",)}),
+        (tmp_path / "patients", given, {"per_organ": True}),
+        (tmp_path / "patients" / "pt_1.seg.nrrd", given, {"per_organ": True}),
+    ):
+        with pytest.raises(FocusNetError, match="would replace the CT") as caught:
+            plan_outputs("pt_1", source, out, OutputOptions(overwrite=True, **options), several=False)
+        assert caught.value.code == "E_USAGE"
+    inside = plan_outputs("pt_1", given, given / "organs.seg.nrrd", OutputOptions(), several=False)
+    assert files(inside) == [(given / "organs.seg.nrrd").as_posix()]
+
+
+def test_a_folder_of_other_files_is_not_replaced_by_organs(result, tmp_path):
+    folder = tmp_path / "pt_1"
+    for name in ("scan.nrrd", "thesis.txt", "Brainstem.txt"):
+        folder.mkdir()
+        (folder / name).write_text("kept")
+        with pytest.raises(FocusNetError, match="holds something else") as caught:
+            write(result, tmp_path / "pt_1.seg.nrrd", per_organ=True, overwrite=True)
+        assert caught.value.code == "E_OUTPUT_EXISTS"
+        assert (folder / name).read_text() == "kept"
+        shutil.rmtree(folder)
+
+
+def test_missing_packages_are_told_before_a_case_is_computed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    check_packages(("seg.nrrd", "rtstruct"))
+    with pytest.raises(FocusNetError, match="highdicom") as caught:
+        check_packages(("rtstruct", "dicomseg"))
+    assert caught.value.code == "E_MISSING_PACKAGE"
+    monkeypatch.setattr("focusnet.outputs.find_spec", lambda name: None if name == "slicer" else name)
+    with pytest.raises(FocusNetError) as caught:
+        check_packages(("mrb",))
+    assert caught.value.code == "E_NO_MRML"

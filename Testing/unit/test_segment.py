@@ -1,8 +1,13 @@
+import multiprocessing
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+from focusnet.batch.cases import find_archive
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.inference import Predictor
 from focusnet.io.image import write_image
@@ -167,3 +172,31 @@ def test_cases_side_by_side_give_the_same_labels(folder, tiny_model, tmp_path):
     one, two = (read_segmentation(tmp_path / place / "Pt 10 ä.seg.nrrd") for place in ("one", "two"))
     for name in one.names:
         np.testing.assert_array_equal(one[name].mask, two[name].mask)
+
+
+def test_dicom_deeper_in_a_patient_s_folder_is_found(folder, dicom_folder):
+    shutil.copytree(dicom_folder, folder / "pt_4" / "study" / "ct")
+    assert "pt_4" in [case.name for case in find_cases([folder])]
+
+
+def test_a_plan_beside_the_patients_does_not_make_them_one_case(folder, dicom_folder):
+    stray = pydicom.dcmread(next(dicom_folder.iterdir()))
+    stray.Modality = "RTPLAN"
+    for keyword in ("Rows", "Columns", "PixelData", "ImagePositionPatient"):
+        delattr(stray, keyword)
+    stray.save_as(folder / "plan.dcm")
+    names = ["Pt 10 ä", "pt_2", "pt_3"]
+    assert [case.name for case in find_cases([folder])] == names
+    assert [case.name for case in find_archive(folder)] == names
+
+
+def test_a_process_that_is_ended_loses_no_other_case(ct, tiny_model, tmp_path):
+    """One worker is killed after the first result: the cases it left are done all the same, and the call returns."""
+    for number in range(5):
+        write_image(ct, tmp_path / "in" / f"p{number}.nrrd")
+    found = segment_cases(find_cases([tmp_path / "in"]), tmp_path / "out", options(tiny_model), jobs=2)
+    results = [next(found)]
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    results += found
+    assert sorted((r.case, r.status, r.error) for r in results) == [(f"p{n}", "done", None) for n in range(5)]
+    assert not multiprocessing.active_children()

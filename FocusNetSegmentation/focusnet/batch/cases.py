@@ -62,11 +62,17 @@ def content_hash(case: Case) -> str:
 
 
 def _below(folder: Path) -> Iterator[Case]:
-    # Damaged files, which don't start as DICOM files do, make a case too: one that fails.
-    if holds_dicom(folder) or any(p.suffix.lower() in DICOM_SUFFIXES and p.is_file() for p in folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:  # a folder that can't be read is a case that fails, not the end of the others
         yield Case(case_name(folder), folder)
         return
-    for path in sorted(folder.iterdir()):
+    # Damaged files, which don't start as DICOM files do, make a case too: one that fails.
+    alone = not any(not p.name.startswith(".") and (p.is_dir() or is_image(p)) for p in entries)
+    if holds_dicom(folder) or (alone and any(p.suffix.lower() in DICOM_SUFFIXES and p.is_file() for p in entries)):
+        yield Case(case_name(folder), folder)
+        return
+    for path in entries:
         if path.name.startswith("."):
             continue
         if path.is_dir():
@@ -84,6 +90,8 @@ def _rows(table: Path) -> list[Case]:
             raise ValueError("columns")
         cases = []
         for row in reader:
+            if not (row[PATH_COLUMN] or "").strip():
+                continue
             path = table.parent / (row[PATH_COLUMN] or "").strip()
             series = (row.get(SERIES_COLUMN) or "").strip()
             cases.append(Case(case_name(path), path, series=int(series) if series else None))

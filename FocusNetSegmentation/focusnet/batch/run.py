@@ -17,6 +17,7 @@ from focusnet.batch.work import Task
 from focusnet.bundle import read_spec
 from focusnet.errors import FocusNetError
 from focusnet.model_store import find_bundle
+from focusnet.outputs import check_packages
 from focusnet.segment import Case, CaseResult, SegmentOptions, organ_keys
 
 NO_PLACE_TO_WRITE = "E_OUTPUT_WRITE"
@@ -142,6 +143,7 @@ def _tasks(cases: Iterable[Case], manifest: Manifest, options: BatchOptions, wri
 def _settings(options: BatchOptions) -> dict[str, Any]:
     """What the outputs depend on; refuses what is wrong for all cases before any is touched."""
     segment = options.segment
+    check_packages(segment.output.formats)
     spec = read_spec(find_bundle(segment.model))
     keys = None if segment.organs is None else organ_keys(segment.organs)
     if missing := set(keys or ()) - set(spec.organs):

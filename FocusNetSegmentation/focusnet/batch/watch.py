@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -86,7 +87,8 @@ def _look(folder: Path, files: dict[Path, _File], now: float) -> None:
     if not folder.is_dir():
         raise FocusNetError("E_UNREADABLE", "The folder to watch is not there; check the path.")
     found: set[Path] = set()
-    for path in folder.rglob("*"):
+    # os.walk passes over folders that go away meanwhile.
+    for path in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
         try:
             if path.name.startswith(".") or not path.is_file():
                 continue

@@ -95,17 +95,18 @@ def ct_series_uid(path: Path) -> str | None:
     try:
         header = _read_header(path)
         is_ct = header is not None and header.get("Modality") == "CT" and "Rows" in header and _is_slice(header)
-    except (OSError, ValueError, TypeError):
+    except Exception:  # a damaged file may raise anything where a value of it is read
         return None
     return str(header.get("SeriesInstanceUID") or "") or None if is_ct and header is not None else None
 
 
 def is_dicom(path: Path) -> bool:
     """Whether a file starts as DICOM files do."""
-    if not path.is_file():
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # a folder, gone, or not ours to read
         return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def select_series(source: Path | Sequence[Path], series_uid: str | None, series_number: int | None) -> Series:
@@ -179,7 +180,11 @@ def find_series(source: Path | Sequence[Path]) -> list[Series]:
 def _files(source: Path | Sequence[Path]) -> Sequence[Path]:
     if not isinstance(source, Path):
         return source
-    return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    return (
+        [source]
+        if source.is_file()
+        else sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    )
 
 
 def read_tags(path: Path, keywords: Iterable[str]) -> dict[str, str]:
@@ -196,7 +201,7 @@ def _read_header(path: Path) -> Dataset | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS)
+            header = _parsed(path)
         except InvalidDicomError:
             if path.suffix.lower() not in DICOM_SUFFIXES:
                 return None
@@ -205,9 +210,16 @@ def _read_header(path: Path) -> Dataset | None:
         else:
             return None if header.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY else header
         try:  # files of some systems lack the 128-byte preamble
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS, force=True)
+            return _parsed(path, force=True)
         except Exception:  # not DICOM at all
             return Dataset()
+
+
+def _parsed(path: Path, *, force: bool = False) -> Dataset:
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=HEADER_TAGS, force=force)
+    for _ in header:  # values are parsed when they are asked for: damage shows here, not later
+        continue
+    return header
 
 
 def _is_slice(header: Dataset) -> bool:

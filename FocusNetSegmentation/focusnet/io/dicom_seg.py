@@ -89,7 +89,7 @@ def write_dicom_seg(
             nothing is left to write, ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``.
     """
     options = options or DicomSegOptions()
-    highdicom = _highdicom()
+    highdicom = require_highdicom()
     check_same_frame(masks.geometry, reference)
     native = native_geometry(reference)
     shapes = shapes_of(masks)
@@ -122,7 +122,7 @@ def read_dicom_seg(path: str | Path) -> Segmentation:
         FocusNetError: ``E_MISSING_PACKAGE``, ``E_UNREADABLE``, ``E_NOT_SEG``, ``E_BAD_GEOMETRY`` when the frames don't
             form a regular grid.
     """
-    highdicom = _highdicom()
+    highdicom = require_highdicom()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -308,12 +308,17 @@ def _thickness_mm(reference: SeriesReference) -> float:
 
 
 def _rgb(lab: Any) -> tuple[int, int, int]:
-    highdicom = _highdicom()
+    highdicom = require_highdicom()
     red, green, blue = (int(v) for v in highdicom.color.CIELabColor.from_dicom_value(tuple(lab)).to_rgb())
     return red, green, blue
 
 
-def _highdicom() -> ModuleType:
+def require_highdicom() -> ModuleType:
+    """The package highdicom.
+
+    Raises:
+        FocusNetError: ``E_MISSING_PACKAGE``.
+    """
     try:
         return import_module("highdicom")
     except ImportError as error:

@@ -65,6 +65,15 @@ def test_save_writes_the_organs_as_they_are(widget, outside, scene, tmp_path):
     outside.save_path = str(tmp_path / "Organe für RT")
     widget.ui.exportButton.click()
     assert widget.ui.statusLabel.text == "Exported Organe für RT.seg.nrrd; the contours are not reviewed."
+    # The dialog asked about the name as it was typed, not about the file that it becomes.
+    kept = (tmp_path / "Organe für RT.seg.nrrd").read_bytes()
+    outside.answer = False
+    (tmp_path / "Organe für RT.seg.nrrd").write_bytes(b"edited elsewhere")
+    widget.ui.exportButton.click()
+    assert (tmp_path / "Organe für RT.seg.nrrd").read_bytes() == b"edited elsewhere"
+    outside.answer = True
+    widget.ui.exportButton.click()
+    assert (tmp_path / "Organe für RT.seg.nrrd").read_bytes() == kept
     array = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "Organe für RT.seg.nrrd")))
     assert np.unique(array).size == 4
     scene.Clear(0)

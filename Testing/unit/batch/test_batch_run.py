@@ -82,7 +82,9 @@ def test_the_same_content_twice_is_done_once(archive, options, tmp_path):
 
 def test_failed_cases_are_done_again_on_request_only(archive, options, tmp_path):
     folder, out = archive(2), tmp_path / "out"
-    (tmp_path / "table.csv").write_text("path\narchive/patient 000.nrrd\nlater.nrrd\narchive/patient 001.nrrd\n")
+    (tmp_path / "table.csv").write_text(
+        "path;series\narchive/patient 000.nrrd;\nlater.nrrd;\narchive/patient 001.nrrd;\n;\n"
+    )
     bad = folder / "patient 001.nrrd"
     good = bad.read_bytes()
     bad.write_bytes(b"damaged")

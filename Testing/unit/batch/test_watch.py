@@ -1,15 +1,19 @@
 """A watched folder: what counts as complete, with a clock of the test's own; and the command as a process."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from focusnet.batch import WatchOptions, arrivals
 from focusnet.errors import FocusNetError
+from focusnet.io.dicom import read_series
 from focusnet.io.names import structure_names
 from pydicom.uid import generate_uid
 
@@ -130,3 +134,44 @@ def test_the_command_segments_what_arrives_until_it_is_ended(incoming, dicom_fol
     assert pydicom.dcmread(written).StudyInstanceUID == pydicom.dcmread(dicom_folder / "0.dcm").StudyInstanceUID
     assert len((out / "manifest.csv").read_text().splitlines()) == 2
     assert len(files_of(incoming)) == len(files_of(dicom_folder))
+
+
+def damage(path):
+    """Give the modality a type that there is none of."""
+    content = path.read_bytes()
+    assert content.count(b"\x08\x00\x60\x00CS") == 1
+    path.write_bytes(content.replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00ZZ"))
+
+
+def test_a_damaged_file_is_passed_over(incoming, dicom_folder):
+    for path in files_of(dicom_folder):
+        shutil.copy(path, incoming)
+    bad = incoming / "damaged.dcm"
+    shutil.copy(files_of(dicom_folder)[0], bad)
+    damage(bad)
+    ((_, names),) = watch(incoming)
+    assert names == [path.name for path in files_of(dicom_folder)]
+    with pytest.raises(FocusNetError) as caught:
+        read_series(incoming)
+    assert caught.value.code == "E_UNREADABLE"
+
+
+def test_folders_that_go_away_while_the_watcher_looks_are_passed_over(incoming, dicom_folder, monkeypatch):
+    shutil.copytree(dicom_folder, incoming / "b")
+    (incoming / "a").mkdir()
+    scandir = os.scandir
+
+    def removing(path="."):
+        if not isinstance(path, int) and Path(path).name == "a":
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", removing)
+    ((_, names),) = watch(incoming)
+    assert names == [path.name for path in files_of(dicom_folder)]
+
+
+def test_hidden_companions_that_macos_leaves_are_passed_over(dicom_folder, tmp_path):
+    shutil.copytree(dicom_folder, tmp_path / "copy")
+    (tmp_path / "copy" / "._slice0000.dcm").write_bytes(b"\x00\x05\x16\x07" * 50)
+    np.testing.assert_array_equal(read_series(tmp_path / "copy").array, read_series(dicom_folder).array)
