@@ -25,7 +25,7 @@ from FocusNetSegmentationLib.structures import Structure, add_structures, masks_
 
 SLICER_RT = "DicomRtImportExportPlugin"
 STAMP = ("model", "model_created", "weights_sha256")
-MOVED_MM = 0.1
+MOVED_VOXELS = 0.25  # rounded slice positions add up over a scan
 
 
 def save_rtstruct(
@@ -127,7 +127,7 @@ def _check_unmoved(volume_node: Any, reference: SeriesReference) -> None:
     else:
         ends = np.array(list(product(*((0, size - 1) for size in native.shape_zyx))))
         ours, theirs = (g.index_to_world(ends) for g in (placed.world, native))
-        slack = MOVED_MM if placed.world.shape_zyx == native.shape_zyx else -1.0
+        slack = MOVED_VOXELS * min(native.spacing_xyz) if placed.world.shape_zyx == native.shape_zyx else -1.0
     if np.abs(ours - theirs).max() > slack:
         raise FocusNetError(
             "E_FRAME_OF_REFERENCE",
