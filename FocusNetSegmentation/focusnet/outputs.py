@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -170,7 +171,7 @@ def check_packages(formats: Sequence[str]) -> None:
         from focusnet.io.dicom_seg import require_highdicom
 
         require_highdicom()
-    if "mrb" in formats and not all(map(find_spec, ("FocusNetSegmentationLib", "slicer"))):
+    if "mrb" in formats and not all(n in sys.modules or find_spec(n) for n in ("FocusNetSegmentationLib", "slicer")):
         raise FocusNetError(
             "E_NO_MRML",
             "A .mrb needs 3D Slicer's classes; run inside 3D Slicer or install them with "

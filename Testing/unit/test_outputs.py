@@ -258,6 +258,7 @@ def test_missing_packages_are_told_before_a_case_is_computed(monkeypatch):
     with pytest.raises(FocusNetError, match="highdicom") as caught:
         check_packages(("rtstruct", "dicomseg"))
     assert caught.value.code == "E_MISSING_PACKAGE"
+    monkeypatch.delitem(sys.modules, "slicer", raising=False)
     monkeypatch.setattr("focusnet.outputs.find_spec", lambda name: None if name == "slicer" else name)
     with pytest.raises(FocusNetError) as caught:
         check_packages(("mrb",))
