@@ -1,4 +1,4 @@
-"""What a configuration and its data set make: the organs that are learned and the networks that learn them."""
+"""What a configuration, its data and the computer make: the organs, the networks, and what can't be trained at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from focusnet.devices import Precision, resolve_precision
 from focusnet.errors import FocusNetError
 from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.builders import build
@@ -48,6 +50,48 @@ def chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs: 
             "No organ is small by the volume rule; train the stage snet alone, or name small_organs.",
         )
     return small
+
+
+def training_precision(name: str, device: torch.device) -> Precision:
+    """The arithmetic to train in; fp16 is none, since small gradients vanish in it.
+
+    Raises:
+        FocusNetError: ``E_PRECISION``.
+    """
+    precision = resolve_precision(name, device)
+    if precision != "fp16":
+        return precision
+    if name != "auto":
+        raise FocusNetError("E_PRECISION", "Small gradients vanish in fp16; give auto, bf16 or fp32 to train in.")
+    return "fp32"
+
+
+def check_validation(
+    config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str], small: Sequence[str]
+) -> None:
+    """Refuse validation cases that can't choose a stage's checkpoint, since they don't show what it learns.
+
+    Raises:
+        FocusNetError: ``E_CONFIG``.
+    """
+    shown = {organs[c - 1] for case in cases[: config.validation_cases] for c in case.voxels if case.scored[c - 1]}
+    advice = "choose another data.fold, or more validation_cases"
+    if not shown:
+        raise FocusNetError("E_CONFIG", f"No validation case shows an organ that counts; {advice}.")
+    if any(stage.name != "snet" for stage in config.stages) and not shown & set(small):
+        raise FocusNetError("E_CONFIG", f"No validation case shows any of {', '.join(small)}; {advice}.")
+
+
+def check_shares(config: TrainingConfig, processes: int) -> None:
+    """Refuse a number of processes that can't share the chunks of a step.
+
+    Raises:
+        FocusNetError: ``E_CONFIG``.
+    """
+    uneven = [s.name for s in config.schedule if s.accumulate % processes]
+    if uneven:
+        change = " ".join(f"--set stages.{name}.accumulate={processes}" for name in uneven)
+        raise FocusNetError("E_CONFIG", f"{processes} processes can't share the chunks of a step evenly; add {change}.")
 
 
 def mean_voxels(cases: Sequence[PreparedCase], organs: int) -> list[float]:

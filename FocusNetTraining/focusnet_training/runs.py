@@ -22,6 +22,7 @@ from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import Dataset, read_case, read_dataset
 from focusnet_training.distributed import connected
+from focusnet_training.guard import best_file, did_harm
 from focusnet_training.integrity import check_once
 from focusnet_training.model_card import Measured, ModelCard, OrganScore, reliability, write_card
 from focusnet_training.monitor import read_log, writing
@@ -226,9 +227,7 @@ def is_finished(run: Path, until: str | None) -> bool:
 def _last_stage(run: Path, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
     """The last stage with a validated checkpoint that the guard of `Trainer` would keep."""
     for stage in reversed(config.stages):
-        path = run / f"best-{stage.name}.pt"
-        if stage.name != "sol" and path.exists():
-            best, start = load_checkpoint(path), run / f"start-{stage.name}.pt"
-            if not start.exists() or best["score"] >= load_checkpoint(start)["score"] - config.max_fall:
-                return stage.name, best
+        path = best_file(run, stage.name)
+        if stage.name != "sol" and path.exists() and not did_harm(run, stage.name, config.max_fall):
+            return stage.name, load_checkpoint(path)
     raise FocusNetError("E_RUN", f"No stage of '{run.name}' has a validated checkpoint yet; train on.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +12,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from focusnet.devices import DTYPES, Precision, is_out_of_memory, keep_memory, resolve_device, resolve_precision
+from focusnet.devices import DTYPES, is_out_of_memory, keep_memory, resolve_device
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.preprocessing import Intensity
 from numpy.typing import NDArray
 
-from focusnet_training.assembly import build_autoencoder, build_model, chosen_organs, chosen_small, mean_voxels
+from focusnet_training.assembly import (
+    build_autoencoder,
+    build_model,
+    check_shares,
+    check_validation,
+    chosen_organs,
+    chosen_small,
+    mean_voxels,
+    training_precision,
+)
 from focusnet_training.augmentation import augment_intensity, cut_field_of_view, extract_chunk, random_affine
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import StageConfig, StageName, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, prepare
 from focusnet_training.distributed import Processes
+from focusnet_training.guard import best_file, did_harm, start_file, starts_from_snet, undo
 from focusnet_training.identity import config_difference, data_difference, data_identity
 from focusnet_training.initial_weights import load_initial
 from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers, schedule
@@ -89,7 +99,7 @@ class Trainer:
     ) -> None:
         self.config, self.folder, self.options = config, folder, options
         self.processes = options.processes
-        _check_shares(config, self.processes)
+        check_shares(config, self.processes.count)
         self.initial_sha256: str | None = None
         self.device = resolve_device(self.processes.device(options.device))
         self.precision = training_precision(options.precision, self.device)
@@ -98,7 +108,7 @@ class Trainer:
         self.organs = chosen_organs(config, dataset)
         self.training, self.validation = self._prepare(dataset, cache or folder / "cache")
         self.small = chosen_small(config, self.training, self.organs)
-        _check_validation(config, self.validation, self.organs, self.small)
+        check_validation(config, self.validation, self.organs, self.small)
         self.case_names = (*dataset.training, *dataset.validation)
         self.data = self.processes.from_first(
             lambda: data_identity(self.training, self.validation, self.organs, self.small)
@@ -356,17 +366,15 @@ class Trainer:
 
     def _remember_start(self, config: StageConfig) -> None:
         """Keep what a guarded stage starts from, and its score."""
-        result = self._score("snet" if self._starts_from_snet(config) else config.name)
+        alone = self.processes.from_first(lambda: self._starts_from_snet(config))
+        result = self._score("snet" if alone else config.name)
         self.start = result.score
         self._save_weights(f"start-{config.name}.pt", self.start)
         self.monitor.validated(self._position, result, self.start)
 
     def _starts_from_snet(self, config: StageConfig) -> bool:
-        """Whether S-Net's answers are all there is before a stage: SOS-Net has not learned, or to no good."""
-        if self.initial_sha256 is not None:
-            return False
-        undone = "sos" in [s.name for s in self.stages] and not (self.folder / "best-sos.pt").exists()
-        return config.name == "sos" or undone
+        names = [stage.name for stage in self.stages]
+        return self.initial_sha256 is None and starts_from_snet(self.folder, names, config.name)
 
     def _finish_stage(self, config: StageConfig) -> None:
         """Go on from the best validation checkpoint of the stage, or from its start where the stage did harm."""
@@ -381,25 +389,20 @@ class Trainer:
         self._save({})
         self.monitor.position = self._position
         if self.processes.is_first:
-            (self.folder / f"start-{config.name}.pt").unlink(missing_ok=True)
+            start_file(self.folder, config.name).unlink(missing_ok=True)
 
     def _best_or_start(self, config: StageConfig) -> dict[str, Any]:
-        path, start = (self.folder / f"{kind}-{config.name}.pt" for kind in ("best", "start"))
-        if not path.exists() and start.exists():  # undone before a crash
-            return load_checkpoint(start)
-        best = load_checkpoint(path)
-        if self.start is None or best["score"] >= self.start - self.config.max_fall:
-            return best
+        best, keep = best_file(self.folder, config.name), not self._starts_from_snet(config)
+        if not best.exists():  # undone before a crash
+            return undo(self.folder, config.name, keep=keep)
+        if not did_harm(self.folder, config.name, self.config.max_fall):
+            return load_checkpoint(best)
         text = (
-            f"undone: the validation score fell from {self.start:.4f} to {best['score']:.4f}; "
+            f"undone: the validation score fell from {self.start:.4f} to {self.best:.4f}; "
             "the weights it started from are kept"
         )
         self.monitor.note(self._position, text)
-        if self._starts_from_snet(config):
-            path.unlink()  # its SOS-Net is not to be shipped
-            return load_checkpoint(start)
-        start.replace(path)
-        return load_checkpoint(path)
+        return undo(self.folder, config.name, keep=keep)
 
     def _prepare(self, dataset: Dataset, cache: Path) -> tuple[list[PreparedCase], list[PreparedCase]]:
         names, spacing = (*dataset.training, *dataset.validation), self.config.data.spacing_xyz
@@ -477,41 +480,6 @@ class Trainer:
         self._optimizer_states = state["optimizers"] or None
         self.due, self.stale = state["due"], state["stale"]
         self.monitor.resume(self._position, state["losses"], state["seconds"], due=self.due)
-
-
-def training_precision(name: str, device: torch.device) -> Precision:
-    """The arithmetic to train in; fp16 is none, since small gradients vanish in it.
-
-    Raises:
-        FocusNetError: ``E_PRECISION``.
-    """
-    precision = resolve_precision(name, device)
-    if precision != "fp16":
-        return precision
-    if name != "auto":
-        raise FocusNetError("E_PRECISION", "Small gradients vanish in fp16; give auto, bf16 or fp32 to train in.")
-    return "fp32"
-
-
-def _check_validation(
-    config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str], small: Sequence[str]
-) -> None:
-    """Each stage's checkpoint is chosen by cases that show what it learns."""
-    shown = {organs[c - 1] for case in cases[: config.validation_cases] for c in case.voxels if case.scored[c - 1]}
-    advice = "choose another data.fold, or more validation_cases"
-    if not shown:
-        raise FocusNetError("E_CONFIG", f"No validation case shows an organ that counts; {advice}.")
-    if any(stage.name != "snet" for stage in config.stages) and not shown & set(small):
-        raise FocusNetError("E_CONFIG", f"No validation case shows any of {', '.join(small)}; {advice}.")
-
-
-def _check_shares(config: TrainingConfig, processes: Processes) -> None:
-    uneven = [s.name for s in config.schedule if s.accumulate % processes.count]
-    if uneven:
-        change = " ".join(f"--set stages.{name}.accumulate={processes.count}" for name in uneven)
-        raise FocusNetError(
-            "E_CONFIG", f"{processes.count} processes can't share the chunks of a step evenly; add {change}."
-        )
 
 
 def _out_of_memory(device: torch.device) -> FocusNetError:

@@ -493,7 +493,7 @@ def test_validation_cases_that_can_t_choose_a_checkpoint_are_refused_at_once(mak
 
 def test_fp16_is_not_trained_in(dataset, tmp_path, monkeypatch):
     """Without scaling of the loss most gradients of the background are zero in it."""
-    monkeypatch.setattr("focusnet_training.trainer.resolve_precision", lambda name, device: "fp16")
+    monkeypatch.setattr("focusnet_training.assembly.resolve_precision", lambda name, device: "fp16")
     assert Trainer(config(SHORT), dataset, tmp_path, replace(OPTIONS, precision="auto")).precision == "fp32"
     with pytest.raises(FocusNetError, match="vanish") as caught:
         Trainer(config(SHORT), dataset, tmp_path, replace(OPTIONS, precision="fp16"))
