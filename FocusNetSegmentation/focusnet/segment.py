@@ -183,10 +183,12 @@ def holds_dicom(folder: Path) -> bool:
     """
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     files = [path for path in entries if path.is_file() and image_suffix(path) is None and is_dicom(path)]
-    if not files:
-        return False
-    alone = not any(path.is_dir() or is_image(path) for path in entries)
-    return alone or any(ct_series_uid(path) is not None for path in files)
+    return any(ct_series_uid(path) is not None for path in files) or (bool(files) and has_nothing_else(folder))
+
+
+def has_nothing_else(folder: Path) -> bool:
+    """Whether a folder has neither folders nor images in it, which could be cases of their own."""
+    return not any(not p.name.startswith(".") and (p.is_dir() or is_image(p)) for p in folder.iterdir())
 
 
 def case_name(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from focusnet.batch.cases import find_archive
+from focusnet.batch.cases import content_hash, find_archive
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.inference import Predictor
 from focusnet.io.image import write_image
@@ -200,3 +200,42 @@ def test_a_process_that_is_ended_loses_no_other_case(ct, tiny_model, tmp_path):
     results += found
     assert sorted((r.case, r.status, r.error) for r in results) == [(f"p{n}", "done", None) for n in range(5)]
     assert not multiprocessing.active_children()
+
+
+def test_folders_and_files_that_can_t_be_read_fail_alone(folder, ct, tiny_model, tmp_path, monkeypatch):
+    """Permission denied for two folders of an archive and for a file: as root there is none, so it is played."""
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        write_image(ct, folder / name / "hidden.nrrd")
+    iterdir, open_ = Path.iterdir, Path.open
+
+    def refusing(path):
+        if path.name in ("a", "b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    with monkeypatch.context() as played:
+        played.setattr(Path, "iterdir", refusing)
+        found = find_archive(folder)
+        assert [case.name for case in found] == ["Pt 10 ä", "a", "b", "pt_2", "pt_3"]
+        played.setattr(Path, "rglob", lambda path, pattern: [])
+        for case in found[1:3]:
+            with pytest.raises(OSError, match=case.name):
+                content_hash(case)
+
+    def closed(path, *mode, **options):
+        if path.name == "notes":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_(path, *mode, **options)
+
+    (folder / "notes").write_text("mode 600 of somebody else")
+    with monkeypatch.context() as played:
+        played.setattr(Path, "open", closed)
+        assert [case.name for case in find_cases([folder])][:1] == ["Pt 10 ä"]
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("focusnet.segment.read_volume", denied)
+    (result,) = segment_cases(find_cases([folder / "pt_2_0000.nii.gz"]), tmp_path / "out", options(tiny_model))
+    assert result.error == ("E_UNREADABLE", "A file of the case can't be read or written: Permission denied.")

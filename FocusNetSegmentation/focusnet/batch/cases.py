@@ -9,7 +9,7 @@ from pathlib import Path
 
 from focusnet.errors import FocusNetError
 from focusnet.io.dicom_headers import DICOM_SUFFIXES
-from focusnet.segment import Case, case_name, holds_dicom, is_image
+from focusnet.segment import Case, case_name, has_nothing_else, holds_dicom, is_image
 
 PATH_COLUMN, SERIES_COLUMN = "path", "series"
 
@@ -54,7 +54,10 @@ def content_hash(case: Case) -> str:
         OSError: A file can't be read.
     """
     digests = []
-    for path in case_files(case):
+    files = case_files(case)
+    if not files:  # also of a folder that can't be listed; two of these are not the same
+        raise FileNotFoundError(case.path)
+    for path in files:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").digest())
     series = b"" if case.series is None else f"series {case.series}".encode()
@@ -68,8 +71,8 @@ def _below(folder: Path) -> Iterator[Case]:
         yield Case(case_name(folder), folder)
         return
     # Damaged files, which don't start as DICOM files do, make a case too: one that fails.
-    alone = not any(not p.name.startswith(".") and (p.is_dir() or is_image(p)) for p in entries)
-    if holds_dicom(folder) or (alone and any(p.suffix.lower() in DICOM_SUFFIXES and p.is_file() for p in entries)):
+    damaged = any(p.suffix.lower() in DICOM_SUFFIXES and p.is_file() for p in entries)
+    if holds_dicom(folder) or (damaged and has_nothing_else(folder)):
         yield Case(case_name(folder), folder)
         return
     for path in entries:
@@ -90,9 +93,10 @@ def _rows(table: Path) -> list[Case]:
             raise ValueError("columns")
         cases = []
         for row in reader:
-            if not (row[PATH_COLUMN] or "").strip():
+            name = (row[PATH_COLUMN] or "").strip()
+            if not name:
                 continue
-            path = table.parent / (row[PATH_COLUMN] or "").strip()
+            path = table.parent / name
             series = (row.get(SERIES_COLUMN) or "").strip()
             cases.append(Case(case_name(path), path, series=int(series) if series else None))
     except (ValueError, csv.Error) as error:
