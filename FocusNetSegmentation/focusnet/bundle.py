@@ -62,6 +62,7 @@ class ModelSpec(BaseModel):
         multiple_zyx: The sizes of a piece are multiples of this.
         roi_shape_zyx: Size of a small organ's ROI, in working voxels.
         peak_threshold: Least height of a heat map's peak that counts as found.
+        grids: Working grids whose mean answer is taken; 4 are half a voxel apart from each other along two axes.
         training_data: Statement on the training data: source, licence, number of cases.
         metrics: Validation result of the release, for example DSC per organ.
         expected_dsc: Per organ, offset and slope of the DSC to expect over the mean probability of its label, fitted on
@@ -82,6 +83,7 @@ class ModelSpec(BaseModel):
     multiple_zyx: PositiveTriple = (2, 4, 4)
     roi_shape_zyx: PositiveTriple = (8, 64, 64)
     peak_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    grids: Literal[1, 4] = 1
     training_data: str
     metrics: dict[str, float] = {}
     expected_dsc: dict[str, tuple[float, float]] = {}

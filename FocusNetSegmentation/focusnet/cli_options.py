@@ -17,7 +17,7 @@ Model = Annotated[str | None, typer.Option("--model", help="Name or folder of a 
 Organs = Annotated[str | None, typer.Option("--organs", help="Organs to label, separated by commas; all by default.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Pieces side by side: faster, less smooth.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Pieces side by side on one working grid: faster, less smooth.")]
 PerOrgan = Annotated[bool, typer.Option("--per-organ", help="One file, or one Segmentation node, per organ.")]
 Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write a map of uncertainty.")]
 Names = Annotated[

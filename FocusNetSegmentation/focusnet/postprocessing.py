@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +79,8 @@ def _within(box: Box, region: Box) -> tuple[slice, slice, slice]:
 
 
 def native_labels(
-    maps: SparseMaps,
+    grids: Sequence[tuple[SparseMaps, Geometry]],
     channels: Mapping[int, int],
-    working: Geometry,
     native: Geometry,
     step: Callable[[float], None],
 ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint8]]:
@@ -89,9 +89,9 @@ def native_labels(
     Organ by organ within its own box and slab by slab: beside the result only a few maps of one slab are held.
 
     Args:
-        maps: Probabilities of the organs; the background is what is missing to 1.
+        grids: Probabilities of the organs and the working grid that they lie on; of several the mean counts. The
+            background is what is missing to 1.
         channels: Map of each label value.
-        working: Grid of the maps.
         native: Grid of the result; any orientation.
         step: Called with the finished share after each slab.
 
@@ -100,20 +100,15 @@ def native_labels(
     """
     labels = np.zeros(native.shape_zyx, np.uint8 if max(channels) < 256 else np.uint16)
     certainty = np.full(native.shape_zyx, 255, np.uint8)
-    organ_boxes = {value: box for value, channel in channels.items() if (box := maps.box(channel)) is not None}
     for slab in _slabs(native.shape_zyx):
         total = np.zeros(slab.shape_zyx, np.float32)
         best = np.zeros(slab.shape_zyx, np.float32)
         label = labels[slab.slices]
-        for value, organ_box in organ_boxes.items():
-            # One more voxel all round: there the map falls to zero, unless the scan itself ends.
-            box = organ_box.expand((1, 1, 1), working.shape_zyx)
-            target = _covering(native, working.crop(box), slab)
-            source = target and _covering(working, native.crop(target), box)
-            if target is None or source is None:
+        for value, channel in channels.items():
+            mean = _mean_share(grids, channel, native, slab)
+            if mean is None:
                 continue
-            block = Volume(maps.read(channels[value], source), working.crop(source))
-            share = resample(block, native.crop(target), fill=0.0, antialias=False).array
+            target, share = mean
             inside = _within(target, slab)
             total[inside] += share
             wins = share > best[inside]
@@ -126,6 +121,31 @@ def native_labels(
         certainty[slab.slices] = np.rint(255.0 * np.clip(best, 0.0, 1.0))
         step(slab.stop_zyx[0] / native.shape_zyx[0])
     return labels, certainty
+
+
+def _mean_share(
+    grids: Sequence[tuple[SparseMaps, Geometry]], channel: int, native: Geometry, slab: Box
+) -> tuple[Box, NDArray[np.float32]] | None:
+    """Mean of one map of each grid on the native voxels of a slab that any of them reaches; None where none does."""
+    reached = []
+    for maps, working in grids:
+        organ_box = maps.box(channel)
+        if organ_box is None:
+            continue
+        # One more voxel all round: there the map falls to zero, unless the scan itself ends.
+        box = organ_box.expand((1, 1, 1), working.shape_zyx)
+        target = _covering(native, working.crop(box), slab)
+        source = target and _covering(working, native.crop(target), box)
+        if target is not None and source is not None:
+            reached.append((target, source, maps, working))
+    if not reached:
+        return None
+    region = reduce(Box.union, (target for target, *_ in reached))
+    total = np.zeros(region.shape_zyx, np.float32)
+    for target, source, maps, working in reached:
+        block = Volume(maps.read(channel, source), working.crop(source))
+        total[_within(target, region)] += resample(block, native.crop(target), fill=0.0, antialias=False).array
+    return region, total / np.float32(len(grids))
 
 
 def _slabs(shape_zyx: Shape) -> Iterator[Box]:

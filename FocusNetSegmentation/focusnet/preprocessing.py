@@ -62,18 +62,22 @@ def to_working_grid(volume: Volume, spacing_xyz: tuple[float, float, float]) -> 
 
 
 def patient_on_working_grid(
-    volume: Volume, spacing_xyz: tuple[float, float, float], multiple_zyx: tuple[int, int, int]
+    volume: Volume,
+    spacing_xyz: tuple[float, float, float],
+    multiple_zyx: tuple[int, int, int],
+    shift_xyz: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Volume:
     """The patient alone on a working grid whose voxels lie the same way in any copy of the scan.
 
     A voxel lies at the middle of all tissue, and the patient's box is counted from there in blocks of ``multiple_zyx``
     voxels, in every copy the same. Voxels of ``spacing_xyz`` along the patient's axes are kept, and nothing is
-    interpolated.
+    interpolated, unless the grid is moved.
 
     Args:
         volume: CT in HU on any affine grid.
         spacing_xyz: Working spacing in mm.
         multiple_zyx: Voxels that the network pools into one.
+        shift_xyz: Moves the grid along the patient's axes, in voxels.
 
     Returns:
         CT in HU, clipped to [-1024, 3071], cut to the patient and at least 4 mm more in plane; float32, air outside the
@@ -84,7 +88,7 @@ def patient_on_working_grid(
     """
     spacing, multiple = np.asarray(spacing_xyz, dtype=np.float64), np.asarray(multiple_zyx)
     block = spacing * multiple[::-1]
-    middle = _middle_of_tissue(volume, spacing)
+    middle = _middle_of_tissue(volume, spacing) + np.asarray(shift_xyz) * spacing
     low, high = volume.geometry.world_bounds()
     before = np.ceil((middle - low + MARGIN_IN_PLANE_MM) / block).astype(int)
     after = np.ceil((high - middle + MARGIN_IN_PLANE_MM) / block).astype(int)

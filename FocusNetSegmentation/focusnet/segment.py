@@ -68,7 +68,7 @@ class SegmentOptions:
         organs: Names of the organs to label, any spelling; None takes all of the model.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-        fast: Pieces side by side, without overlap.
+        fast: Pieces side by side, without overlap, on one working grid.
         series: Number of the DICOM series to read where a folder holds several.
         output: What is written.
     """
@@ -228,8 +228,8 @@ def make_predictor(options: SegmentOptions) -> Predictor:
     from focusnet.model_store import find_bundle
 
     bundle = load_bundle(find_bundle(options.model))
-    stride = bundle.spec.chunk_shape_zyx[0] if options.fast else None
-    return Predictor(bundle, options.device, options.precision, stride_slices=stride)
+    stride, grids = (bundle.spec.chunk_shape_zyx[0], 1) if options.fast else (None, None)
+    return Predictor(bundle, options.device, options.precision, stride_slices=stride, grids=grids)
 
 
 def segment_case(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -104,11 +104,13 @@ class BundleOptions:
     Attributes:
         description: One sentence for a list of models.
         notes: Further paragraphs of the model card.
+        grids: Working grids whose mean answer the bundle takes, 1 or 4.
         device: Device of the validation.
     """
 
     description: str = ""
     notes: str = ""
+    grids: Literal[1, 4] = 1
     device: str = "auto"
 
 
@@ -152,6 +154,7 @@ def make_bundle(
         chunk_shape_zyx=config.data.chunk_zyx,
         overlap_zyx=overlap(config.data.chunk_zyx),
         roi_shape_zyx=config.network.roi_shape_zyx,
+        grids=options.grids,
         training_data=dataset.statement,
     )
     with new_folder(output, overwrite, holds_bundle) as scratch:

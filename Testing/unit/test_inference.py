@@ -298,9 +298,53 @@ def test_the_paper_s_stride_needs_fewer_pieces():
             Predictor(bundle(Paint()), stride_slices=stride)
 
 
-def test_progress_rises_through_all_stages_and_ends_at_one():
+def test_four_grids_are_nearer_to_the_truth_than_one_on_any_axis_order(reference):
+    network = Paint()
+    four = Predictor(bundle(network), "cpu", "fp32", grids=4).predict(patient(axial()))
+    counts = Paint()
+    predictor(counts).predict(patient(axial()))
+    assert len(network.seen) == 4 * len(counts.seen)
+    assert set(network.seen) == set(counts.seen)
+    assert (four.settings["grids"], reference.settings["grids"]) == (4, 1)
+    off = {
+        name: [np.linalg.norm(centroid_mm(found.labelmap, key) - CENTRES_MM[key]) for key in ORGANS]
+        for name, found in (("one", reference), ("four", four))
+    }
+    assert np.mean(off["four"]) < np.mean(off["one"])
+    assert max(off["four"]) < 0.5
+    for permutation, flips in (((0, 1, 2), (False, False, True)), ((2, 0, 1), (True, False, True))):
+        turned = in_other_order(patient(axial()), permutation, flips)
+        got = predictor(grids=4).predict(turned).labelmap
+        expected = in_other_order(Volume(four.labelmap.array, four.labelmap.geometry), permutation, flips)
+        assert (got.array != expected.array).mean() < 1e-5
+        assert centroid_mm(got, "parotid_l")[0] > 30
+
+
+def test_a_small_organ_seen_on_one_grid_alone_is_reported_there():
+    class Once(Paint):
+        """SOL-Net sees the chiasm in the first piece of the third grid only, S-Net never."""
+
+        def forward(self, ct: Tensor) -> Output:
+            out = super().forward(ct)
+            return out._replace(heatmaps=out.heatmaps * float(len(self.seen) in self.shown))
+
+    first = Once()
+    first.shown = range(100)
+    predictor(first).predict(patient(axial()))
+    pieces = len(first.seen) - 1  # the last is that of the ROI
+    network = Once()
+    network.hush = True
+    network.shown = range(2 * pieces + 1, 3 * pieces + 1)
+    chiasm = predictor(network, grids=4).predict(patient(axial())).organs["optic_chiasm"]
+    assert chiasm.peak.found
+    assert np.linalg.norm(np.subtract(chiasm.peak.position_mm_xyz, CENTRES_MM["optic_chiasm"])) < 1.5
+    assert chiasm.volume_ml == 0.0  # one voice of four
+
+
+@pytest.mark.parametrize("grids", [1, 4])
+def test_progress_rises_through_all_stages_and_ends_at_one(grids):
     told: list[tuple[str, float, float | None]] = []
-    predictor().predict(patient(axial()), progress=lambda *message: told.append(message))
+    predictor(grids=grids).predict(patient(axial()), progress=lambda *message: told.append(message))
     stages, shares, seconds = zip(*told, strict=True)
     assert list(dict.fromkeys(stages)) == list(STAGES)
     assert list(shares) == sorted(shares)

@@ -108,17 +108,22 @@ def soft_blobs(seed: int, classes: int) -> np.ndarray:
     return (shares / shares.sum(0))[1:]
 
 
-def oracle(values: np.ndarray, working: Geometry, native: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Labels by interpolating every class, the background too, on the whole native grid."""
+def all_shares(values: np.ndarray, working: Geometry, native: Geometry) -> np.ndarray:
+    """Every class, the background first, interpolated on the whole native grid."""
     stored = values.astype(np.float16).astype(np.float32)
     classes = [1 - stored.sum(0), *stored]
     fills = [1.0] + [0.0] * len(stored)
-    shares = np.stack(
+    return np.stack(
         [
             resample(Volume(c.astype(np.float32), working), native, fill=f, antialias=False).array
             for c, f in zip(classes, fills, strict=True)
         ]
     )
+
+
+def oracle(values: np.ndarray, working: Geometry, native: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of all classes interpolated, and the winner's lead."""
+    shares = all_shares(values, working, native)
     ordered = np.sort(shares, axis=0)
     return shares.argmax(0), ordered[-1] - ordered[-2]
 
@@ -139,7 +144,9 @@ def test_native_labels_are_the_argmax_of_all_interpolated_classes(seed, slab, mo
     centre = working.center_mm - direction @ (spacing * (np.array(shape[::-1]) - 1) / 2)
     native = Geometry.from_parts(shape, spacing, centre, direction)
     values = soft_blobs(seed, 4)
-    labels, certainty = native_labels(sparse(values), {i + 1: i for i in range(4)}, working, native, lambda share: None)
+    labels, certainty = native_labels(
+        [(sparse(values), working)], {i + 1: i for i in range(4)}, native, lambda share: None
+    )
     expected, lead = oracle(values, working, native)
     clear = lead > 0.02  # what the sparse maps leave out moves a share by less
     assert clear.mean() > 0.9
@@ -148,12 +155,30 @@ def test_native_labels_are_the_argmax_of_all_interpolated_classes(seed, slab, mo
     assert certainty[labels > 0].min() >= 255 / 5 - 2
 
 
+@pytest.mark.parametrize("slab", [2**13, 2**23])
+def test_the_mean_of_several_grids_decides(slab, monkeypatch):
+    monkeypatch.setattr(postprocessing, "SLAB_VOXELS", slab)
+    first = Geometry.from_parts(SHAPE, (2, 2, 3), (-20, -30, 40))
+    second = Geometry.from_parts(SHAPE, (2, 2, 3), (-19, -29, 40))
+    native = Geometry.from_parts((31, 50, 54), (0.9, 1.1, 1.0), (-19, -29, 41))
+    one, other = soft_blobs(3, 3), soft_blobs(3, 3)
+    other[2] = 0  # an organ that one grid alone has
+    maps = [(sparse(one), first), (sparse(other), second)]
+    labels, certainty = native_labels(maps, {i + 1: i for i in range(3)}, native, lambda share: None)
+    shares = np.mean([all_shares(one, first, native), all_shares(other, second, native)], axis=0)
+    lead = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0]
+    clear = lead > 0.02
+    np.testing.assert_array_equal(labels[clear], shares.argmax(0)[clear])
+    np.testing.assert_allclose(certainty[clear], 255 * shares.max(0)[clear], atol=3)
+    assert set(np.unique(labels[clear])) >= {0, 1, 2}
+
+
 def test_an_organ_cut_by_the_end_of_the_scan_reaches_it():
     working = Geometry.from_parts(SHAPE, (2, 2, 3))
     values = np.zeros((1, *SHAPE))
     values[0, 7:, 8:16, 8:16] = 1
     native = Geometry.from_parts((SHAPE[0] * 3, 24, 26), (2, 2, 1), (0, 0, -1))  # covers exactly the same room
-    labels, _ = native_labels(sparse(values), {1: 0}, working, native, lambda share: None)
+    labels, _ = native_labels([(sparse(values), working)], {1: 0}, native, lambda share: None)
     assert (labels[-1, 9:15, 9:15] == 1).all()
     assert labels[:19].max() == 0
 
@@ -164,7 +189,7 @@ def test_a_boundary_lies_half_way_not_on_a_staircase():
     inside = 1 / (1 + np.exp(-2 * (7 - np.hypot(y - 12, x - 13))))
     values = np.broadcast_to(inside, (1, *SHAPE))
     native = Geometry.from_parts((3, 96, 104), (1, 1, 4), (0, 0, 12))
-    labels, _ = native_labels(sparse(values), {1: 0}, working, native, lambda share: None)
+    labels, _ = native_labels([(sparse(values), working)], {1: 0}, native, lambda share: None)
     edge = ndimage.binary_dilation(labels[1] == 1) ^ (labels[1] == 1)
     radius = np.hypot(*(np.argwhere(edge) - (48, 52)).T)
     assert np.abs(radius - 28).max() < 1.3
@@ -173,7 +198,7 @@ def test_a_boundary_lies_half_way_not_on_a_staircase():
 def test_an_empty_map_gives_background_with_certainty():
     native = Geometry.from_parts((4, 5, 6))
     empty = sparse(np.zeros((2, *SHAPE)))
-    labels, certainty = native_labels(empty, {1: 0, 2: 1}, native, native, lambda share: None)
+    labels, certainty = native_labels([(empty, native)], {1: 0, 2: 1}, native, lambda share: None)
     assert not labels.any()
     assert (certainty == 255).all()
 
@@ -185,7 +210,7 @@ def test_the_native_grid_never_holds_a_float_map_per_class(monkeypatch):
     maps = sparse(soft_blobs(0, 12))
     one_map = 4 * np.prod(native.shape_zyx)
     tracemalloc.start()
-    native_labels(maps, {i + 1: i for i in range(12)}, working, native, lambda share: None)
+    native_labels([(maps, working)] * 4, {i + 1: i for i in range(12)}, native, lambda share: None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.2 * one_map
@@ -193,7 +218,7 @@ def test_the_native_grid_never_holds_a_float_map_per_class(monkeypatch):
 
 def test_more_than_255_classes_need_wider_labels():
     native = Geometry.from_parts((2, 2, 2))
-    labels, _ = native_labels(sparse(np.zeros((1, *SHAPE))), {256: 0}, native, native, lambda share: None)
+    labels, _ = native_labels([(sparse(np.zeros((1, *SHAPE))), native)], {256: 0}, native, lambda share: None)
     assert labels.dtype == np.uint16
 
 
@@ -201,7 +226,7 @@ def test_progress_is_told_slab_by_slab(monkeypatch):
     monkeypatch.setattr(postprocessing, "SLAB_VOXELS", 30)
     native = Geometry.from_parts((4, 5, 6))
     shares = []
-    native_labels(sparse(np.zeros((1, *SHAPE))), {1: 0}, native, native, shares.append)
+    native_labels([(sparse(np.zeros((1, *SHAPE))), native)], {1: 0}, native, shares.append)
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 

@@ -173,6 +173,17 @@ def test_voxels_of_the_working_spacing_are_kept(axes, signs):
     np.testing.assert_allclose(got.array[tuple(np.moveaxis(np.round(index).astype(int), -1, 0))], array, atol=0.01)
 
 
+@pytest.mark.parametrize("spacing", [SPACING, (2.0, 2.0, 3.0)])
+def test_a_moved_grid_shows_the_same_patient_half_a_voxel_on(patient, spacing):
+    straight = patient_on_working_grid(patient, spacing, MULTIPLE)
+    moved = patient_on_working_grid(patient, spacing, MULTIPLE, (0.5, 0.0, -0.5))
+    apart = np.subtract(moved.geometry.origin_xyz, straight.geometry.origin_xyz) / spacing
+    np.testing.assert_allclose(np.mod(apart, MULTIPLE[::-1]), (0.5, 0.0, 1.5), atol=1e-6)
+    marks = [v.geometry.index_to_world(np.argwhere(v.array > 600)).mean(0) for v in (straight, moved)]
+    assert np.linalg.norm(marks[1] - marks[0]) < 1.0
+    assert marks[1][0] > patient.geometry.center_mm[0]  # the mark is on the left
+
+
 def test_a_moved_patient_gives_the_same_input(patient):
     move = np.eye(4)
     move[:3, 3] = (11.37, -4.71, 100.13)
