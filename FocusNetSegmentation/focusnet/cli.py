@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -54,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
         The exit code.
     """
     try:
+        if "" in arguments:
+            raise FocusNetError("E_USAGE", "An argument is empty (a variable that is not set?); leave it out.")
         code = app(args=list(arguments), prog_name="focusnet", standalone_mode=False) or DONE
     except Cancelled as error:
         tell(f"{error.code}: Cancelled on request; only what was complete is kept.")
@@ -210,6 +212,10 @@ def evaluate(
         result = run_evaluation(reference, prediction, out, options, done)
     for case, error in result.failed.items():
         tell(f"{case}: {error}")
+    lacking = {**result.unscored.absent, **({"ct": result.unscored.no_image} if result.unscored.no_image else {})}
+    if not quiet:
+        for name, cases in lacking.items():
+            tell(f"{name}: nothing for {', '.join(cases[:5])}{' and others' if len(cases) > 5 else ''}")
     summaries = {name: summarise_rows(rows) for name, rows in result.rows.items()}
     means = {name: mean_over_organs(summary, "dsc") for name, summary in summaries.items()}
     if as_json:
@@ -420,6 +426,7 @@ def bundle(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")],
     description: Annotated[str, typer.Option(help="One sentence for a list of models.")] = "",
     notes: Annotated[Path | None, typer.Option(help="Markdown file added to the model card.")] = None,
+    grids: Annotated[Literal["1", "4"], typer.Option(help="Working grids whose mean answer is taken.")] = "1",
     device: Annotated[str, typer.Option(help="Device of the validation.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     as_json: Json = False,
@@ -433,7 +440,7 @@ def bundle(
         text = "" if notes is None else notes.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FocusNetError("E_USAGE", f"The notes can't be read as a text in UTF-8: {error}.") from error
-    options = BundleOptions(description, notes=text, device=device)
+    options = BundleOptions(description, notes=text, grids=4 if grids == "4" else 1, device=device)
     made = make_bundle(run, out, options, overwrite=overwrite, tell=(lambda line: None) if quiet else tell)
     if as_json:
         say(json.dumps({"name": made.spec.name, "folder": str(out), "metrics": made.spec.metrics}))

@@ -80,8 +80,11 @@ def check(data: Data, jobs: Jobs = 2, as_json: Json = False, quiet: Quiet = Fals
     from focusnet_training.datasets import read_dataset
     from focusnet_training.integrity import check_dataset
 
+    dataset = read_dataset(data, fold=None)
+    if len({case.patient for case in dataset.cases.values()}) > 1:
+        dataset = read_dataset(data)  # with its split, which must not leak
     with shown_progress(quiet=quiet) as progress:
-        report = check_dataset(read_dataset(data), progress=_counted(progress, "checking"), jobs=jobs)
+        report = check_dataset(dataset, progress=_counted(progress, "checking"), jobs=jobs)
     if as_json:
         say(report.to_json())
     elif not quiet or report.excluded:

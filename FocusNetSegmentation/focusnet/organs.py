@@ -170,10 +170,16 @@ def suggest(name: str, limit: int = 6) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    """Lower-case ASCII words of a name; ``LeftParotid``, ``Parotid-Lt`` and ``PAROTID_LT`` are all split in two."""
+    """Lower-case words of a name; ``LeftParotid``, ``Parotid-Lt`` and ``PAROTID_LT`` are all split in two.
+
+    Letters that are not Latin, and ``~`` (TG-263: a part of the organ), stay: no organ of the catalogue has them, and
+    what they say of a structure must not get lost.
+    """
     plain = name.replace("œ", "oe").replace("Œ", "Oe").replace("ß", "ss")
-    ascii_name = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
-    return [word.lower() for word in _WORD.findall(ascii_name)]
+    folded = unicodedata.normalize("NFKD", plain)
+    other = [c for c in folded if c == "~" or (not c.isascii() and c.isalpha())]
+    ascii_name = folded.encode("ascii", "ignore").decode()
+    return [*(word.lower() for word in _WORD.findall(ascii_name)), *other]
 
 
 def _split_sides(words: list[str]) -> tuple[set[Side], list[str]]:

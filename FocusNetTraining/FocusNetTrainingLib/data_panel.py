@@ -77,7 +77,14 @@ class DataPanel:
 
     def make_from_scene(self, *_: Any) -> None:
         """Make a data set of the CTs of the scene and of what is drawn on them."""
-        cases = self._services.scene_cases()
+        found = self._services.scene_cases()
+        cases = [case for case in found if case.segmentation_nodes]
+        left_out = sum(case.left_out for case in found)
+        if left_out and not self._services.confirm(
+            f"{left_out} organs were drawn by FocusNet and nobody has marked them as completed in the Segment Editor; "
+            "they are left out. Go on?"
+        ):
+            return
         if not cases:
             self._tell("No CT in the scene has a segmentation; load or draw the organs of some patients first.")
             return

@@ -6,6 +6,7 @@ The scene can be read in the GUI's thread only, so it is taken over node by node
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from focusnet.io.segmentation import write_segmentation
 from focusnet.io.shapes import Part, pack_segments
 from focusnet.io.shear import straighten
 from FocusNetSegmentationLib.protocol import Progress
+from FocusNetSegmentationLib.results import RESULT_ATTRIBUTE
 
 from FocusNetTrainingLib.evaluate_request import read_side, write_side
 
@@ -33,13 +35,16 @@ class SceneCase:
 
     Attributes:
         volume_node: The CT.
-        segmentation_nodes: What is drawn on it.
+        segmentation_nodes: What is drawn on it. Of a result of FocusNet only the segments that were marked as completed
+            in the Segment Editor count.
+        left_out: Number of the results' other segments.
         patient: Number of its patient, the same for all CTs below one patient of the subject hierarchy.
     """
 
     volume_node: Any
     segmentation_nodes: Sequence[Any]
     patient: int
+    left_out: int = 0
 
 
 def scene_cases() -> list[SceneCase]:
@@ -48,14 +53,22 @@ def scene_cases() -> list[SceneCase]:
     from slicer.util import getNodesByClass
 
     drawn: dict[Any, list[Any]] = {}
+    left_out: Counter[Any] = Counter()
     for node in getNodesByClass("vtkMRMLSegmentationNode"):
         volume = volume_of([node])
         # Colours of an evaluation are no organs.
-        if volume is not None and not node.GetAttribute("FocusNet.Agreement"):
-            drawn.setdefault(volume, []).append(node)
+        if volume is None or node.GetAttribute("FocusNet.Agreement"):
+            continue
+        nodes = drawn.setdefault(volume, [])
+        if node.GetAttribute(RESULT_ATTRIBUTE):
+            completed = _completed(node)
+            left_out[volume] += node.GetSegmentation().GetNumberOfSegments() - len(completed)
+            if not completed:
+                continue
+        nodes.append(node)
     numbers: dict[Any, int] = {}
     return [
-        SceneCase(volume, nodes, numbers.setdefault(_patient(volume), len(numbers) + 1))
+        SceneCase(volume, nodes, numbers.setdefault(_patient(volume), len(numbers) + 1), left_out[volume])
         for volume, nodes in drawn.items()
     ]
 
@@ -86,7 +99,8 @@ def take_cases(cases: Sequence[SceneCase], folder: Path) -> Iterator[Progress]:
         for node in case.segmentation_nodes:
             _check_there(node)
             grid, structures = masks_of_nodes([node], grid)
-            masks += [(structure.name, structure.mask) for structure in structures]
+            names = _completed(node) if node.GetAttribute(RESULT_ATTRIBUTE) else None
+            masks += [(s.name, s.mask) for s in structures if names is None or s.name in names]
             done += 1
             yield Progress("taking the scans from the scene", done / count)
         assert grid is not None
@@ -109,6 +123,15 @@ def write_scans(folder: Path, out: Path) -> None:
             for name, mask in masks
         ]
         write_segmentation(pack_segments(grid, parts), scan / "organs.seg.nrrd")
+
+
+def _completed(node: Any) -> set[str]:
+    """Names of the segments whose status in the Segment Editor is "Completed"."""
+    import slicer
+
+    logic, segmentation = slicer.vtkSlicerSegmentationsModuleLogic, node.GetSegmentation()
+    segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
+    return {s.GetName() for s in segments if logic.GetSegmentStatus(s) == logic.Completed}
 
 
 def _patient(node: Any) -> Any:

@@ -236,6 +236,41 @@ def test_what_the_reader_of_a_structure_set_leaves_out_is_told(tmp_path, write_c
     assert "open contour" in page
 
 
+def test_a_structure_without_contours_is_missed_in_a_prediction_and_undrawn_in_a_reference(tmp_path, write_ct):
+    folder = write_ct(tmp_path / "cts" / "p", generate_uid())
+    geometry = read_series(folder).geometry
+    array = np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    array[2:7, 10:20, 18:26] = 1
+    array[2:7, 10:20, 6:14] = 2
+    labels = LabelMap(array, geometry, {1: "parotid_l", 2: "parotid_r"})
+    for name in ("full", "half"):
+        path = tmp_path / name / "p.dcm"
+        path.parent.mkdir()
+        write_rtstruct(labels, read_series_reference(folder), path)
+        if name == "half":
+            structures = pydicom.dcmread(path)
+            del structures.ROIContourSequence[0].ContourSequence
+            structures.save_as(path)
+    options = EvaluationOptions(ct=tmp_path / "cts", jobs=1)
+    for reference, prediction, expected in (
+        ("full", "half", {"parotid_l": ("missed", 0.0), "parotid_r": ("ok", 1.0)}),
+        ("half", "full", {"parotid_r": ("ok", 1.0)}),
+    ):
+        result = evaluate(tmp_path / reference, tmp_path / prediction, tmp_path / f"of {prediction}", options)
+        assert {row.organ: (row.state, row.dsc) for row in result.rows["prediction"]} == expected
+
+
+@pytest.mark.parametrize("values", [(0.9, 0.01), (1, -1), (np.nan, 0), (2, 1)], ids=str)
+def test_a_file_of_other_values_is_no_mask(tmp_path, values):
+    for name in ("Parotid_L", "Parotid_R"):
+        array = np.full((4, 5, 6), values[1], np.float32)
+        array[1:3, 1:3, 1:3] = values[0]
+        path = tmp_path / "p" / "structures" / f"{name}.nrrd"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
+    assert code_of(read_case, tmp_path / "p") == "E_UNREADABLE"
+
+
 def test_rtstruct_of_another_scan_is_refused(tmp_path, write_ct):
     own, other = write_ct(tmp_path / "own", generate_uid()), write_ct(tmp_path / "other", generate_uid())
     array = np.zeros((10, 32, 32), dtype=np.uint8)

@@ -141,6 +141,15 @@ def test_folders_without_a_common_case_are_refused(folders, blocks):
     assert code_of(compare, folders / "ref", folders / "others", SERIAL) == "E_NO_CASES"
 
 
+@pytest.mark.parametrize("source", ["others", "observer", "ct"])
+def test_a_further_source_without_a_common_case_is_refused(folders, blocks, source):
+    for case in ("q1", "q2"):
+        write_segmentation(blocks({"parotid_l": LEFT}), folders / "others" / f"{case}.seg.nrrd")
+    place = folders / "others"
+    options = replace(SERIAL, **{source: {"second": place} if source == "others" else place})
+    assert code_of(compare, folders / "ref", folders / "new", options) == "E_NO_CASES"
+
+
 def test_a_failing_case_does_not_stop_the_rest(folders):
     (folders / "new" / "p2.seg.nrrd").write_bytes(b"damaged")
     result = evaluate(folders / "ref", folders / "new", folders / "out", SERIAL)

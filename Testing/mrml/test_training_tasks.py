@@ -62,10 +62,38 @@ def patients(scene, ct_node, balls, transform_node):
     return nodes
 
 
+def mark_completed(*names):
+    """As a user does in the Segment Editor, for all segments of these names or for all."""
+    import slicer
+
+    for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+        segmentation = node.GetSegmentation()
+        for number in range(segmentation.GetNumberOfSegments()):
+            segment = segmentation.GetNthSegment(number)
+            if not names or segment.GetName() in names:
+                slicer.vtkSlicerSegmentationsModuleLogic.SetSegmentStatus(segment, 2)
+
+
+def test_what_nobody_has_reviewed_is_no_truth(patients, tmp_path):
+    from FocusNetTrainingLib.scene_cases import scene_cases, take_cases
+    from FocusNetTrainingLib.task_worker import WORK
+
+    assert [(len(case.segmentation_nodes), case.left_out) for case in scene_cases()] == [(0, 3), (0, 3)]
+    mark_completed("Parotid_L")
+    cases = scene_cases()
+    assert [(len(case.segmentation_nodes), case.left_out) for case in cases] == [(1, 2), (1, 2)]
+    work = tmp_path / "work"
+    work.mkdir()
+    list(take_cases(cases, work))
+    result = WORK["import"](work, None, str(tmp_path / "out"), "reviewed")
+    assert set(result["organs"]) == {"parotid_l"}
+
+
 def test_the_scene_becomes_a_data_set_with_every_side_in_its_place(patients, balls, tmp_path):
     from FocusNetTrainingLib.scene_cases import scene_cases, take_cases
     from FocusNetTrainingLib.task_worker import WORK
 
+    mark_completed()
     cases = scene_cases()
     assert [case.volume_node for case in cases] == patients
     assert [len(case.segmentation_nodes) for case in cases] == [3, 3]
@@ -191,6 +219,7 @@ def test_cancel_and_failure_leave_nothing(children, when):
 def test_a_node_that_is_removed_meanwhile_is_told(patients, scene, tmp_path):
     from FocusNetTrainingLib.scene_cases import scene_cases, take_cases
 
+    mark_completed()
     steps = take_cases(scene_cases(), tmp_path)
     next(steps)
     scene.Clear(0)
@@ -208,6 +237,7 @@ def test_two_scans_of_one_patient_of_the_hierarchy_stay_together(patients, tmp_p
     for number, node in enumerate(patients):
         study = hierarchy.CreateStudyItem(patient, f"study {number}")
         hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), study)
+    mark_completed()
     cases = scene_cases()
     assert [case.patient for case in cases] == [1, 1]
     work = tmp_path / "work"

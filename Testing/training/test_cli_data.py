@@ -52,6 +52,18 @@ def test_check_refuses_a_split_that_leaks(focusnet, make_blobs, tmp_path):
     ]
 
 
+def test_a_single_patient_can_be_checked(focusnet, make_blobs, tmp_path):
+    folder = make_blobs(tmp_path / "data")
+    for kind in ("imagesTr", "labelsTr"):
+        for path in list((folder / kind).iterdir()):
+            if not path.name.startswith("blob_0"):
+                path.unlink()
+    (folder / "cases.json").unlink(missing_ok=True)
+    code, out, _ = focusnet("check", folder)
+    assert code == 0
+    assert "none is excluded" in out[-1]
+
+
 def test_split_writes_folds_that_training_reads(focusnet, make_blobs, tmp_path):
     folder = make_blobs(tmp_path / "data")
     (folder / "cases.json").unlink()

@@ -306,3 +306,11 @@ def test_evaluating_writes_tables_and_a_report(focusnet, ct_file, tiny_model, tm
     assert code == 0
     assert "Brainstem & 1 & 100.0 & 0.00" in (tmp_path / "eval" / "tables.tex").read_text(encoding="utf-8")
     assert json.loads(out[0])["mean_dsc"] == {"prediction": 1.0}
+
+
+@pytest.mark.parametrize("arguments", [["segment", "ct.nrrd", "-o", ""], ["segment", "", "-o", "out.nrrd"]])
+def test_an_empty_argument_is_no_place(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == 2
+    assert "E_USAGE: An argument is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -253,7 +253,8 @@ def test_names_of_others_are_found(name: str, key: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["Parotid", "parotids", "Eyes", "Lung", "Optic Nerve", "Parotid_L_R", "left right eye", "Brainstem_L", "Larynx rt",
-     "Brainstem_PRV03", "PTV_70", "GTV", "", "___", "L", "right", "Eye_LR", "Lens", "Submandibular", "腮腺"],
+     "Brainstem_PRV03", "PTV_70", "GTV", "", "___", "L", "right", "Eye_LR", "Lens", "Submandibular", "腮腺",
+     "Mandible 左", "SpinalCord外扩", "Brainstem計画", "Parotid_L расш", "~Brainstem", "Parotid_L~"],
 )  # fmt: skip
 def test_uncertain_and_unknown_names_are_not_found(name: str) -> None:
     assert find(name) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from focusnet.errors import FocusNetError
@@ -14,6 +14,7 @@ from focusnet.io import read_volume
 from focusnet.quality import Flag, check_input, check_output
 
 REFERENCE = "reference"
+OBSERVER = "second observer"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ def run_case(job: CaseJob) -> CaseOutcome:
     """Read and measure one case; a refusal becomes part of the outcome."""
     try:
         places = {REFERENCE: job.reference, **job.predictions}
-        sources = {name: read_case(place, job.reading) for name, place in places.items()}
+        by_hand = replace(job.reading, drawn_only=True)
+        sources = {
+            name: read_case(place, by_hand if name in (REFERENCE, OBSERVER) else job.reading)
+            for name, place in places.items()
+        }
         pairs = {name: lay_over(sources[REFERENCE], sources[name]) for name in job.predictions}
         checked = sources[next(iter(job.predictions))].to_labelmap()
         ct = None if job.reading.ct is None else read_volume(job.reading.ct)

@@ -10,11 +10,10 @@ from pathlib import Path
 from focusnet import organs
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.case import CaseSettings
-from focusnet.evaluation.job import REFERENCE, CaseJob
+from focusnet.evaluation.job import OBSERVER, REFERENCE, CaseJob
 from focusnet.evaluation.reading import ReadSettings, find_cases, find_images, read_label_names
 from focusnet.io.names import match_names, read_name_table
 
-OBSERVER = "second observer"
 TABLE_FORMS = ("markdown", "latex")
 
 
@@ -108,6 +107,8 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
             f"No case is on both sides: the reference has {_few(references)}, the prediction {_few(predicted)}; "
             "cases are matched by name.",
         )
+    for name, found in places.items():
+        _check_common(name, found, cases)
     settings = _settings(reference, cases, options)
     reading = ReadSettings(
         label_names=None if options.label_names is None else read_label_names(options.label_names),
@@ -116,6 +117,8 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
     images = {} if options.ct is None else find_images(options.ct)
     if len(images) == len(cases) == 1:
         images = {cases[0]: next(iter(images.values()))}
+    if options.ct is not None:
+        _check_common("the folder of CTs", images, cases)
     jobs = tuple(
         CaseJob(
             case,
@@ -137,6 +140,14 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
         no_image=tuple(case for case in cases if options.ct is not None and case not in images),
     )
     return jobs, unscored
+
+
+def _check_common(name: str, found: Mapping[str, Path], cases: Sequence[str]) -> None:
+    if not any(case in found for case in cases):
+        raise FocusNetError(
+            "E_NO_CASES",
+            f"No case of {name} ({_few(found)}) is one of those compared ({_few(cases)}); cases are matched by name.",
+        )
 
 
 def read_annotations(path: str | Path) -> dict[str, tuple[str, ...]]:

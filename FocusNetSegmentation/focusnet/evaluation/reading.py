@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from focusnet import organs
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.masks import CroppedMask, OrganMasks, keys_of_names, not_left_out
@@ -25,7 +27,7 @@ from focusnet.geometry import Geometry
 from focusnet.io import read_volume
 from focusnet.io.dicom import is_dicom
 from focusnet.io.image import SUFFIXES, image_suffix, load_sitk
-from focusnet.io.rtstruct import RTStructRules, find_structure_sets, read_rtstruct
+from focusnet.io.rtstruct import NO_CONTOURS, RTStructRules, find_structure_sets, read_rtstruct
 from focusnet.io.segmentation import SEGMENTATION_SUFFIX, labels_path, read_segmentation
 
 CHANNEL_ENDING = re.compile(r"_0000$")
@@ -41,11 +43,14 @@ class ReadSettings:
         label_names: Name of each label value; None to look beside the files.
         spellings: Organ of names that the catalogue does not know, see :func:`focusnet.io.names.read_name_table`.
         ct: CT that an RTSTRUCT was drawn on (image file or DICOM folder); None to look in the case's folder.
+        drawn_only: Leave out structures of an RTSTRUCT without contours: in a reference they come from a template, and
+            nobody has said that the organ is not there. Else they are organs that were not found.
     """
 
     label_names: Mapping[int, str] | None = None
     spellings: Mapping[str, str] | None = None
     ct: Path | None = None
+    drawn_only: bool = False
 
 
 def find_cases(place: str | Path) -> dict[str, Path]:
@@ -229,7 +234,8 @@ def read_masks(files: Sequence[Path], spellings: Mapping[str, str] | None = None
 
     Raises:
         FocusNetError: ``E_NO_CASES`` when no file is named after a known organ, ``E_BAD_GEOMETRY`` for masks on
-            different grids, ``E_AMBIGUOUS_ORGAN``, ``E_NOT_3D``, ``E_UNREADABLE``.
+            different grids, ``E_AMBIGUOUS_ORGAN``, ``E_NOT_3D``, ``E_UNREADABLE`` (also for values that are neither 0
+            nor one positive number).
     """
     keys = keys_of_names([case_name(file) for file in files], spellings)
     masks: dict[str, CroppedMask | None] = {}
@@ -244,6 +250,12 @@ def read_masks(files: Sequence[Path], spellings: Mapping[str, str] | None = None
             raise FocusNetError("E_BAD_GEOMETRY", f"'{file.name}' lies on another grid than the masks beside it.")
         if image.array.ndim != 3:
             raise FocusNetError("E_NOT_3D", f"'{file.name}' has several values per voxel and is no mask.")
+        low, high = image.array.min(), image.array.max()
+        if not (low >= 0 and np.isfinite(high) and np.isin(image.array, (0, high)).all()):
+            raise FocusNetError(
+                "E_UNREADABLE",
+                f"'{file.name}' is no mask: its values are not 0 and one positive number (probabilities? give masks).",
+            )
         masks[keys[case_name(file)]] = CroppedMask.of(image.array)
     if geometry is None:
         raise FocusNetError("E_NO_CASES", f"No file in '{files[0].parent.name}' is named after a known organ.")
@@ -258,7 +270,7 @@ def _read_structures(path: Path, ct: Path, settings: ReadSettings) -> OrganMasks
     found = read_rtstruct(path, geometry, RTStructRules(names=settings.spellings))
     structures = found.structures
     # A structure whose contours were all refused is not one that is empty.
-    kept = (s for s in structures if s.organ and (s.box or not s.notes))
+    kept = (s for s in structures if s.organ and (s.box or (s.notes == (NO_CONTOURS,) and not settings.drawn_only)))
     masks = {s.organ: CroppedMask.of(s.crop, s.box.start_zyx) if s.box else None for s in kept if s.organ}
     notes = (*found.notes, *(f"{s.name}: {note}" for s in structures if s.organ for note in s.notes))
     unmapped = [structure.name for structure in structures if structure.organ is None]

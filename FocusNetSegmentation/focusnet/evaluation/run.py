@@ -13,9 +13,9 @@ from focusnet import organs
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.case import Row
 from focusnet.evaluation.definitions import METRICS
-from focusnet.evaluation.job import REFERENCE, CaseJob, CaseOutcome, run_case
+from focusnet.evaluation.job import OBSERVER, REFERENCE, CaseJob, CaseOutcome, run_case
 from focusnet.evaluation.outputs import check_output_folder, write_outputs
-from focusnet.evaluation.plan import OBSERVER, EvaluationOptions, Unscored, plan
+from focusnet.evaluation.plan import EvaluationOptions, Unscored, plan
 from focusnet.evaluation.statistics import PairedTest, compare_methods
 
 Progress = Callable[[int, int, str], None]

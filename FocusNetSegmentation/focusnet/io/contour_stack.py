@@ -25,6 +25,8 @@ Mask = NDArray[np.bool_]
 SNAP_SLICES = 0.1  # a plane this close to a slice is that slice's, whatever its last digits say
 SAME_PLANE_SLICES = 0.05
 OPEN_GAP = 1.5
+EVEN_GAPS = 1.1
+WIDEST_EVEN_GAP = 2.5
 WIDEST_SLICES_MM = 5.0
 CROSSING_SHARE = 0.02
 MAX_TOLERANCE_PIXELS = 1.0
@@ -178,6 +180,8 @@ def _fill_in_slices(contours: list[Contour], geometry: Geometry, spacing: Spacin
     step = slice_normal(geometry)[1]
     gaps = np.diff(positions)
     usual = _usual_gap(gaps, step) if spacing.planes_mm is None else spacing.planes_mm / step
+    if gaps.size >= 2 and gaps.max() <= min(EVEN_GAPS * gaps.min(), WIDEST_EVEN_GAP * usual):
+        usual = float(gaps.mean())  # every second slice of a set that is drawn on all
     is_open = gaps > max(OPEN_GAP * usual, spacing.bridge_mm / step)
     half = np.where(is_open, usual, gaps) / 2
     below, above = np.append(usual / 2, half), np.append(half, usual / 2)

@@ -14,6 +14,7 @@ AIR_HU = -1024
 """Value of voxels that the scanner did not measure."""
 
 NOT_AIR_HU = -300
+FAT_HU = -30  # and below: every patient has it
 SOFT_TISSUE_HU = (-250, 300)
 MIN_RANGE_HU = 200
 MIN_AIR_SHARE = 5e-4
@@ -47,6 +48,9 @@ def check_hu(volume: Volume) -> Volume:
         array = np.maximum(array, array.dtype.type(AIR_HU))
         volume, low = volume.with_array(array), float(AIR_HU)
     sample = _sample(array)
+    measured = sample[sample > AIR_HU]
+    if _lies_at_1000(measured) and (measured < FAT_HU).mean() < MIN_AIR_SHARE:
+        _refuse_without_air(measured, float(measured.min()), high)  # padding must not pass for the air
     if high - low < MIN_RANGE_HU and not high < NOT_AIR_HU:
         raise FocusNetError(
             "E_NOT_HU",
@@ -91,9 +95,14 @@ def _sample(array: NDArray[Any]) -> NDArray[Any]:
     return array[tuple(slice(None, None, step if n > 4 * step else 1) for n in array.shape)].ravel()
 
 
-def _refuse_without_air(sample: NDArray[Any], low: float, high: float) -> NoReturn:
+def _lies_at_1000(sample: NDArray[Any]) -> bool:
+    """Whether most of what is no air lies where soft tissue does that lacks its offset of -1024."""
     above = sample[sample > 200]
-    if above.size and ((above > 850) & (above < 1250)).mean() > 0.5:
+    return bool(above.size) and bool(((above > 850) & (above < 1250)).mean() > 0.5)
+
+
+def _refuse_without_air(sample: NDArray[Any], low: float, high: float) -> NoReturn:
+    if _lies_at_1000(sample):
         raise FocusNetError(
             "E_NOT_HU", f"Values start at {low:g} and tissue lies near 1000: a CT stored without its offset of -1024."
         )

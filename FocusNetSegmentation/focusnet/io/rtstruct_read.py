@@ -19,6 +19,7 @@ from focusnet.io.segmentation import Segmentation
 from focusnet.io.shapes import Part, pack_segments
 
 FEW_CONTOURS = 4
+NO_CONTOURS = "no contours"
 VOLUME_NOTE_SHARE = 0.15
 
 
@@ -236,7 +237,7 @@ def _fill(roi: Roi, organ: str | None, geometry: Geometry, usual_mm: float | Non
     notes = [*roi.notes, *(f"{count} {reason} left out" for reason, count in roi.left_out.items())]
     empty = np.zeros((0, 0, 0), dtype=bool)
     if not roi.contours:
-        notes = notes or ["no contours"]
+        notes = notes or [NO_CONTOURS]
         return Structure(roi.number, roi.name, organ, roi.colour, geometry, None, empty, 0.0, tuple(notes))
     # A stack of few planes can't tell its own spacing; the whole set can.
     planes_mm = roi.spacing_mm or (usual_mm if len(roi.contours) < FEW_CONTOURS else None)

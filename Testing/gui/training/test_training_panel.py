@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 from focusnet.errors import Cancelled, FocusNetError
 from FocusNetTrainingLib.run_folder import RunFolder
+from FocusNetTrainingLib.scene_cases import SceneCase
 
 
 def test_what_a_user_sees_first(widget):
@@ -206,7 +207,15 @@ def test_a_data_set_of_the_scene(ready, outside, tmp_path):
     ui = ready.ui
     ui.fromSceneButton.click()
     assert "No CT in the scene" in ui.dataSummaryLabel.text
-    outside.cases, outside.folder = ["case"], str(tmp_path)
+    outside.cases, outside.folder = [SceneCase(None, [], 1, left_out=7)], str(tmp_path)
+    outside.answer = True
+    ui.fromSceneButton.click()
+    assert "No CT in the scene" in ui.dataSummaryLabel.text
+    outside.cases = [SceneCase(None, ["drawn"], 1, left_out=7)]
+    outside.answer = False
+    ui.fromSceneButton.click()
+    assert not outside.tasks
+    outside.answer = True
     ui.fromSceneButton.click()
     (task,) = outside.tasks
     assert task.arguments == {"source": None, "out": str(tmp_path / "FocusNet data set"), "name": "FocusNet data set"}

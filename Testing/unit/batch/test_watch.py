@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 from focusnet.batch import WatchOptions, arrivals
+from focusnet.cli import run
 from focusnet.errors import FocusNetError
 from focusnet.io.dicom import read_series
 from focusnet.io.names import structure_names
@@ -106,6 +107,12 @@ def test_a_folder_that_goes_is_said(incoming):
     assert watch(incoming) == []
     with pytest.raises(FocusNetError, match="E_UNREADABLE"):
         watch(incoming / "absent")
+
+
+def test_a_watch_that_is_refused_leaves_no_folder(tmp_path, capsys):
+    assert run(["watch", str(tmp_path / "absent"), str(tmp_path / "out"), "--once"]) == 2
+    assert capsys.readouterr().err.startswith("E_UNREADABLE")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

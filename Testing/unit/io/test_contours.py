@@ -343,6 +343,18 @@ def test_a_missing_slice_stays_empty_and_is_said_unless_bridged():
     assert bridged.notes == ()
 
 
+@pytest.mark.parametrize(("planes", "slices"), [([5.0, 10.0, 15.0], 6), ([5.0, 10.0, 15.0, 20.0], 8)])
+def test_a_small_structure_on_every_other_slice_of_a_dense_set_is_whole(planes, slices):
+    geometry = Geometry.from_parts((20, 30, 30), (1, 1, 2.5), (-15, -15, 0))
+    filled = fill_contours(rings(lambda z: 8.0, planes), geometry, Spacing(planes_mm=2.5))
+    assert filled.mask.any(axis=(1, 2)).sum() in (slices, slices - 1)  # the ends reach half a gap on
+    assert filled.mask.any(axis=(1, 2)).all()
+    assert filled.notes == ()
+    assert volume_ml(filled, geometry) == pytest.approx(np.pi * 64 * 5e-3 * len(planes), rel=0.2)
+    apart = fill_contours(rings(lambda z: 8.0, [5.0, 15.0, 25.0]), geometry, Spacing(planes_mm=2.5))
+    assert len(apart.notes) == 2  # three slices missing between are a gap
+
+
 def test_structures_drawn_on_every_other_slice_are_filled():
     geometry = Geometry.from_parts((30, 30, 30), (1, 1, 2.5), (-15, -15, -37.5))
     filled = fill_contours(rings(lambda z: 9.0, np.arange(-20, 21, 5.0), (0.3, 0.2, 0)), geometry)

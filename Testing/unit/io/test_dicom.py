@@ -466,6 +466,19 @@ def test_no_rescale_of_values_that_are_not_hu(ct_series, tmp_path):
     assert refusal(ct_series(edit=forget).write(tmp_path)).code == "E_NO_RESCALE"
 
 
+@pytest.mark.parametrize("padding", [-2000, -3024])
+def test_no_rescale_is_not_hidden_by_padding(ct_series, tmp_path, padding):
+    """Padding must not pass for air, nor the air that was measured for tissue."""
+
+    def forget(ds, index):
+        del ds.RescaleSlope, ds.RescaleIntercept
+        stored = np.frombuffer(ds.PixelData, np.int16).reshape(112, 144).copy()
+        stored[:5] = padding
+        ds.PixelData, ds.PixelPaddingValue = stored.tobytes(), padding
+
+    assert refusal(ct_series(edit=forget).write(tmp_path)).code == "E_NO_RESCALE"
+
+
 def test_no_rescale_of_values_that_are_hu_already(ct_series, tmp_path):
     def forget(ds, index):
         del ds.RescaleSlope, ds.RescaleIntercept
