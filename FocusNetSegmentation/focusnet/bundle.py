@@ -31,6 +31,7 @@ WEIGHTS_NAME = "weights.safetensors"
 CARD_NAME = "MODEL_CARD.md"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 FILE_LIMITS = {SPEC_NAME: 2**20, WEIGHTS_NAME: 2**30, CARD_NAME: 2**22}
+PEAK_THRESHOLD = 0.25
 
 Positive = Annotated[int, Field(gt=0, le=4096)]
 PositiveTriple = tuple[Positive, Positive, Positive]
@@ -82,7 +83,7 @@ class ModelSpec(BaseModel):
     overlap_zyx: tuple[int, int, int] = (10, 48, 48)
     multiple_zyx: PositiveTriple = (2, 4, 4)
     roi_shape_zyx: PositiveTriple = (8, 64, 64)
-    peak_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    peak_threshold: Annotated[float, Field(ge=0, lt=1)] = PEAK_THRESHOLD
     grids: Literal[1, 4] = 1
     training_data: str
     metrics: dict[str, float] = {}

@@ -279,6 +279,16 @@ def bounding_box(mask: NDArray[Any]) -> Box | None:
     return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
 
 
+def covering(grid: Geometry, region: Geometry, within: Box) -> Box | None:
+    """Voxels of ``grid`` inside ``within`` that hold or neighbour a point of ``region``; None where there are none."""
+    ends = [(-0.5, n - 0.5) for n in region.shape_zyx]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    index = grid.world_to_index(region.index_to_world(corners))
+    z0, y0, x0 = (int(n) for n in np.floor(index.min(axis=0)))
+    z1, y1, x1 = (int(n) + 1 for n in np.ceil(index.max(axis=0)))
+    return Box((z0, y0, x0), (z1, y1, x1)).intersection(within)
+
+
 def resample(
     volume: Volume,
     target: Geometry,

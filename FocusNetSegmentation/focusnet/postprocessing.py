@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from focusnet.geometry import Box, Geometry, Shape, Volume, resample
-from focusnet.tiling import SparseMaps, triple
+from focusnet.geometry import Box, Geometry, Shape, Volume, covering, resample
+from focusnet.tiling import SparseMaps
 
 SLAB_VOXELS = 2**23
 CERTAIN = 1.0 - 1e-4
@@ -134,8 +134,8 @@ def _mean_share(
             continue
         # One more voxel all round: there the map falls to zero, unless the scan itself ends.
         box = organ_box.expand((1, 1, 1), working.shape_zyx)
-        target = _covering(native, working.crop(box), slab)
-        source = target and _covering(working, native.crop(target), box)
+        target = covering(native, working.crop(box), slab)
+        source = target and covering(working, native.crop(target), box)
         if target is not None and source is not None:
             reached.append((target, source, maps, working))
     if not reached:
@@ -152,14 +152,6 @@ def _slabs(shape_zyx: Shape) -> Iterator[Box]:
     thickness = max(1, SLAB_VOXELS // (shape_zyx[1] * shape_zyx[2]))
     for start in range(0, shape_zyx[0], thickness):
         yield Box((start, 0, 0), (min(start + thickness, shape_zyx[0]), *shape_zyx[1:]))
-
-
-def _covering(grid: Geometry, region: Geometry, within: Box) -> Box | None:
-    """Voxels of ``grid`` inside ``within`` that hold or neighbour a point of ``region``; None where there are none."""
-    ends = [(-0.5, n - 0.5) for n in region.shape_zyx]
-    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
-    index = grid.world_to_index(region.index_to_world(corners))
-    return Box(triple(np.floor(index.min(axis=0))), triple(np.ceil(index.max(axis=0)) + 1)).intersection(within)
 
 
 def keep_largest_components(labels: NDArray[np.unsignedinteger], values: Iterable[int]) -> dict[int, int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from focusnet.errors import FocusNetError
-from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, resample
+from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box, covering, resample
 from focusnet.tiling import triple
 
 AIR_HU = -1024.0
@@ -23,6 +23,8 @@ BODY_THRESHOLD_HU = -300.0
 BODY_OPENING_MM = 6.0
 MARGIN_IN_PLANE_MM = 4.0
 MIN_BODY_ML = 100.0
+TIE_BREAK_LPS = np.array((0.01, 0.013, 0.007))  # of a voxel; unequal, so that two axes never cancel
+TIE_BREAK_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -182,23 +184,63 @@ def body_box(ct: Volume, margin_mm: float = 10.0) -> Box:
 
 
 def labels_to_grid(labels: LabelMap, target: Geometry) -> LabelMap:
-    """Labels on another grid, smooth at any ratio of spacings.
+    """Labels on another grid: each organ keeps its volume, smooth at any ratio of spacings.
 
-    Each organ's mask is interpolated linearly and the highest value wins against the other organs and the background:
-    no staircase on a finer grid, no loss of volume (as smoothing would bring to small organs) on a coarser one.
+    Of each organ's mask the share of every target voxel is taken, by linear interpolation, on a coarser grid of the
+    smoothed mask. As many voxels as the shares make up are the organ's, those of the highest shares. A fixed level of
+    one half would shrink thin organs on coarser grids, and lose both ends of one whose borders lie half way between
+    the voxels (3 mm from 1.5 mm). Where two organs claim a voxel, it is the one's whose level it exceeds most.
     """
     if labels.geometry.is_close(target):
         return LabelMap(labels.array, target, labels.organs)
+    place = target
+    # Looked up a little further on along the patient's axes: of two equal ends one goes first.
+    nudge = min(labels.geometry.spacing_xyz) * TIE_BREAK_LPS
+    target = Geometry(place.shape_zyx, place.affine + np.pad(nudge[:, None], ((0, 1), (3, 0))))
     result = np.zeros(target.shape_zyx, labels.array.dtype)
-    best = resample(
-        Volume((labels.array == 0).astype(np.float32), labels.geometry), target, fill=1.0, antialias=False
-    ).array
+    best = np.zeros(target.shape_zyx, np.float32)
+    reach = np.ceil(2 * max(target.spacing_xyz) / np.asarray(labels.geometry.spacing_zyx)) + 2
+    boxes = ndimage.find_objects(labels.array, max_label=max(labels.organs, default=0))
     for value in labels.organs:
-        mask = labels.array == value
-        if not mask.any():
+        if boxes[value - 1] is None:
             continue
-        share = resample(Volume(mask.astype(np.float32), labels.geometry), target, fill=0.0, antialias=False).array
-        wins = share > best
-        result[wins] = value
-        best = np.maximum(best, share)
-    return LabelMap(result, target, labels.organs)
+        start, stop = zip(*((s.start, s.stop) for s in boxes[value - 1]), strict=True)
+        box = Box(start, stop).expand(triple(reach), labels.array.shape)
+        source = labels.geometry.crop(box)
+        part = covering(target, source, Box((0, 0, 0), target.shape_zyx))
+        if part is None:
+            continue
+        mask = Volume((labels.array[box.slices] == value).astype(np.float32), source)
+        share = _without_ties(resample(mask, target.crop(part), fill=0.0))
+        level = _level(share)
+        claim = np.where(share > level, share / level, 0.0) if level > 0 else np.zeros_like(share)
+        wins = claim > best[part.slices]
+        result[part.slices][wins] = value
+        best[part.slices][wins] = claim[wins]
+    return LabelMap(result, place, labels.organs)
+
+
+def _without_ties(share: Volume) -> NDArray[np.float32]:
+    """Shares of which those nearer to the middle are a little higher, so that the voxels have one order.
+
+    It is the same order whatever the order of the array's axes.
+    """
+    shown = np.argwhere(share.array > 0)
+    if shown.size == 0:
+        return share.array
+    values = share.array[tuple(shown.T)]
+    world = share.geometry.index_to_world(shown)
+    distance = np.linalg.norm(world - np.average(world, axis=0, weights=values), axis=1)
+    result = np.zeros_like(share.array)
+    result[tuple(shown.T)] = np.maximum(values - TIE_BREAK_SHARE * distance / max(distance.max(), 1e-6), 0)
+    return result
+
+
+def _level(share: NDArray[np.float32]) -> float:
+    """Share above which there are as many voxels as all shares make up; 0 where they make up less than half of one."""
+    count = round(float(share.sum(dtype=np.float64)))
+    shown = share[share > 0]
+    if count == 0 or shown.size == 0:
+        return 0.0
+    least = float(np.sort(shown)[-min(count, shown.size)])
+    return float(np.nextafter(np.float32(least), np.float32(0)))

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Box, Geometry, LabelMap, Volume, bounding_box
+from focusnet.io.atomic import atomic_path
 from focusnet.io.image import load_sitk, read_image
 from focusnet.preprocessing import body_box, labels_to_grid, to_working_grid
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from focusnet_training.layouts import organ_key, read_json, read_layout
 from focusnet_training.splits import DEFAULT_FOLDS, SPLITS_FILE, Fold, check_disjoint, make_folds, read_folds
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 GRID_TOLERANCE_MM = 0.1
 
 
@@ -237,13 +238,14 @@ def _write_prepared(
     image, labels = read_case(dataset, case.name)
     drawn = {value: key for value, key in labels.organs.items() if key in _drawn(case)}
     ct, labels = prepare_pair(image, LabelMap(labels.array, labels.geometry, drawn), organs, spacing_xyz)
-    np.save(_file(stem, ".ct.npy"), ct.array)
-    np.save(_file(stem, ".labels.npy"), labels.array)
     meta = {"shape_zyx": ct.array.shape, "affine": ct.geometry.affine.tolist()}
+    # Under names of their own first: another run may prepare the same case, or have its arrays mapped already.
+    for ending, array in ((".ct.npy", ct.array), (".labels.npy", labels.array)):
+        with atomic_path(_file(stem, ending)) as path, path.open("wb") as file:
+            np.save(file, array)
     # Written last: its presence says that the arrays are whole.
-    partial = _file(stem, ".part")
-    partial.write_text(json.dumps(meta))
-    partial.rename(_file(stem, ".json"))
+    with atomic_path(_file(stem, ".json")) as path:
+        path.write_text(json.dumps(meta))
 
 
 def read_case(dataset: Dataset, name: str) -> tuple[Volume, LabelMap]:

@@ -193,7 +193,7 @@ def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str
         for organ in bundle.spec.organs:
             if organ in dataset.cases[name].scored:
                 truth, answer = labels.mask(organ), prediction.labelmap.mask(organ)
-                if truth.any() or answer.any():
+                if truth.any():  # an organ that is not there has no DSC (METRICS.md: extra, both_empty)
                     case.append(dice(truth, answer))
                     measured[organ].dsc.append(case[-1])
                     measured[organ].certainty.append(prediction.organs[organ].certainty)

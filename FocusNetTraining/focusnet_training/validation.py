@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from focusnet.bundle import PEAK_THRESHOLD
 from focusnet.devices import Precision, computing
+from focusnet.geometry import Box
 from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.networks.roi import Peaks, crop_roi, find_agreed_peaks, find_peaks, roi_start
+from focusnet.postprocessing import RoiAnswer, fuse
 from focusnet.preprocessing import Intensity
-from focusnet.tiling import piece_starts, piece_weights
+from focusnet.tiling import SparseMaps, piece_starts, piece_weights, triple
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -82,13 +85,14 @@ def validate(
                         errors[number, k] = _localisation_error(peaks.position_zyx[0, k], case, value)
                 if stage in ("sos", "joint"):
                     assert features is not None
-                    refine(model, probability, peaks, features, ct, small_classes)
+                    probability = refine(model, probability, peaks, features, ct, small_classes)
         if stage == "sol":
             continue
         shape = case.ct.shape
         predicted = probability[:, : shape[0], : shape[1], : shape[2]].argmax(0).cpu().numpy()
         for index in range(len(organs)):
-            if case.scored[index]:
+            # An organ that is not there has no DSC, found or not (METRICS.md: extra, both_empty).
+            if case.scored[index] and index + 1 in case.voxels:
                 dsc[number, index] = _dice(predicted == index + 1, np.asarray(case.labels) == index + 1)
         if show is not None:
             show(number, case, predicted)
@@ -187,19 +191,23 @@ def predict_case(
 
 def refine(
     model: FocusNetV2, probability: Tensor, peaks: Peaks, features: Tensor, ct: Tensor, small_classes: Sequence[int]
-) -> None:
-    """Replace S-Net's probability of each small organ by SOS-Net's in its ROI, and remove it elsewhere; in place."""
+) -> Tensor:
+    """S-Net's class probabilities (C, D, H, W) with SOS-Net's answers in the ROIs, fused as in the shipped pipeline."""
+    roi = model.roi_shape_zyx
+    answers = []
     for k, value in enumerate(small_classes):
-        start = roi_start(peaks.position_zyx[0, k], model.roi_shape_zyx, ct.shape[2:])
-        roi = model.refine(
-            k, crop_roi(features[None], start, model.roi_shape_zyx), crop_roi(ct, start, model.roi_shape_zyx)
-        )
-        answer = torch.sigmoid(roi[0, 0].float())
-        crop = crop_roi(probability, start, model.roi_shape_zyx)
-        probability[value] = 0
-        background = 1 - crop[1:].sum(0) - answer
-        crop[value] = answer
-        crop[0] = background.clamp_min(0)
+        if float(peaks.value[0, k]) >= PEAK_THRESHOLD:
+            start = roi_start(peaks.position_zyx[0, k], roi, ct.shape[2:])
+            logits = model.refine(k, crop_roi(features[None], start, roi), crop_roi(ct, start, roi))
+            box = Box(start, triple(a + n for a, n in zip(start, roi, strict=True)))
+            answers.append(RoiAnswer(value - 1, box, torch.sigmoid(logits[0, 0].float()).cpu().numpy()))
+    maps = SparseMaps(len(probability) - 1, triple(probability.shape[1:]))
+    for z, plane in enumerate(probability[1:].float().cpu().numpy().transpose(1, 0, 2, 3)):
+        maps.put(z, plane)
+    fuse(maps, range(len(probability) - 1), answers)
+    whole = Box((0, 0, 0), maps.shape_zyx)
+    organs = torch.from_numpy(np.stack([maps.read(channel, whole) for channel in range(len(probability) - 1)]))
+    return torch.cat([1 - organs.sum(0, keepdim=True), organs])
 
 
 def _localisation_error(position_zyx: Tensor, case: PreparedCase, value: int) -> float:

@@ -141,6 +141,14 @@ def test_folders_without_a_common_case_are_refused(folders, blocks):
     assert code_of(compare, folders / "ref", folders / "others", SERIAL) == "E_NO_CASES"
 
 
+def test_a_list_of_cases_need_not_list_organs(folders):
+    (folders / "ref" / "cases.json").write_text(
+        json.dumps({"cases": {"p1": {"split": "training"}, "p2": {"scored": []}, "p3": {"patient": "x"}}})
+    )
+    result = compare(folders / "ref", folders / "new", SERIAL)
+    assert {row.case for row in result.rows["prediction"]} == {"p1", "p3"}
+
+
 @pytest.mark.parametrize("source", ["others", "observer", "ct"])
 def test_a_further_source_without_a_common_case_is_refused(folders, blocks, source):
     for case in ("q1", "q2"):
@@ -230,7 +238,7 @@ def test_organs_not_annotated_in_a_case_are_left_out(folders):
 
 def test_lists_of_annotated_organs_in_another_form_are_refused(tmp_path):
     path = tmp_path / "cases.json"
-    for content in ("[]", '{"cases": {"p": {}}}', "no json", '{"cases": 3}'):
+    for content in ("[]", '{"cases": {"p": {"scored": 3}}}', "no json", '{"cases": 3}'):
         path.write_text(content)
         assert code_of(read_annotations, path) == "E_CASES"
     path.write_text('{"cases": {"p": {"scored": ["Flux capacitor"]}}}')

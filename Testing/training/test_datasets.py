@@ -1,7 +1,10 @@
 """Data sets: layout, splits, annotated organs, preparation on the working grid, the volume rule."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -192,6 +195,59 @@ def test_a_corrected_label_table_is_noticed_by_the_cache(blobs, tmp_path):
     (after,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), cache)
     assert before.voxels[3].tolist() == after.voxels[4].tolist() != before.voxels[4].tolist()
     assert before.voxels[4].tolist() == after.voxels[3].tolist()
+
+
+def test_corrected_files_are_noticed_by_the_cache(blobs, tmp_path):
+    """The list of organs, and a label file of the same size."""
+    folder, cache = _copy(blobs, tmp_path), tmp_path / "cache"
+    path = folder / "labelsTr" / "blob_0.nrrd"
+    original = sitk.ReadImage(str(path))
+
+    def write(array):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(original.GetSpacing())
+        sitk.WriteImage(image, str(path), useCompression=False)
+
+    array = sitk.GetArrayFromImage(original)
+    write(array)
+    (first,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), cache)
+    size, stat = path.stat().st_size, path.stat()
+    write(np.where(array == 3, 0, array).astype(array.dtype))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
+    assert path.stat().st_size == size
+    (second,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), cache)
+    assert set(first.voxels) - set(second.voxels) == {3}
+    content = json.loads((folder / "cases.json").read_text())
+    content["cases"]["blob_0"]["annotated"].remove("Lens_R")
+    (folder / "cases.json").write_text(json.dumps(content))
+    (third,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), cache)
+    assert set(second.voxels) - set(third.voxels) == {4}
+
+
+def test_organs_that_do_not_count_are_drawn_all_the_same(blobs, tmp_path):
+    """Cut by the image's edge: learned, not scored."""
+    folder = _copy(blobs, tmp_path)
+    content = json.loads((folder / "cases.json").read_text())
+    content["cases"]["blob_0"]["scored"] = ["Brainstem"]
+    (folder / "cases.json").write_text(json.dumps(content))
+    (case,) = prepare(read_dataset(folder), ["blob_0"], ORGANS, (4.0, 4.0, 4.0), tmp_path / "cache")
+    assert case.annotated.tolist() == [True] * 4
+    assert case.scored.tolist() == [True, False, False, False]
+
+
+def test_several_runs_may_prepare_the_same_cases_at_once(blobs, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from focusnet_training.datasets import prepare, read_dataset\n"
+        f"data, cache = Path({str(blobs)!r}), Path({str(tmp_path / 'cache')!r})\n"
+        f"cases = prepare(read_dataset(data), ['blob_0', 'blob_1', 'blob_2'], {ORGANS!r}, (1.0, 1.0, 1.0), cache)\n"
+        "print([int(np.asarray(c.ct).sum()) for c in cases], [int(np.asarray(c.labels).sum()) for c in cases])\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert len(set(said)) == 1
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
 
 
 def test_labels_of_organs_off_the_list_are_not_learned(blobs, tmp_path):

@@ -40,6 +40,15 @@ def test_marginal_loss_merges_the_organ_that_was_not_drawn_into_the_background()
     assert float(drawn.focal) == pytest.approx(-math.log(0.1), rel=1e-5)
 
 
+def test_each_organ_keeps_its_own_weight_where_another_was_not_drawn():
+    logits = logits_of([[0.4, 0.1, 0.2], [0.3, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.1, 0.4]])
+    labels = torch.tensor([[[[0, 2, 3]]]])
+    weights = torch.tensor([1.0, 2.0, 5.0, 11.0])
+    loss = segmentation_loss(logits, labels, torch.tensor([False, True, True]), weights, gamma=0)
+    expected = (1 * -math.log(0.4 + 0.3) + 5 * -math.log(0.6) + 11 * -math.log(0.4)) / (1 + 5 + 11)
+    assert float(loss.focal) == pytest.approx(expected, rel=1e-5)
+
+
 def test_masked_loss_by_hand():
     # Three voxels: background, an organ that was drawn, and one labelled though not listed as drawn.
     logits = logits_of([[0.5, 0.2, 0.6], [0.3, 0.2, 0.3], [0.2, 0.6, 0.1]])

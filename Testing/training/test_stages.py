@@ -36,3 +36,44 @@ def test_a_small_organ_that_the_chunk_cuts_teaches_neither_its_place_nor_its_sha
     assert inside
     assert min(inside.values()) > 0
     assert cut == dict.fromkeys(inside, 0.0)
+
+
+def flagged(*annotated):
+    """A chunk with three whole small organs (2, 3, 4) beside a large one (1)."""
+    chunk = batch(False)
+    labels = chunk.labels.clone()
+    labels[0, 4:6, 18:20, 4:7] = 3
+    labels[0, 10:12, 18:20, 18:21] = 4
+    return Batch(chunk.ct, labels, torch.tensor(annotated), chunk.spacing_zyx)
+
+
+SMALL = Task(torch.ones(5), (2, 3, 4), (8, 8, 8), LossConfig(), ShapeConfig())
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """Networks of three small organs, and the numbers of those that SOS-Net is asked for."""
+    torch.manual_seed(0)
+    model = FocusNetV2(5, 3, widths=(4, 4, 4), growth=2, dilations=(2,), roi_shape_zyx=(8, 8, 8))
+    asked = []
+    refine = model.refine
+    monkeypatch.setattr(model, "refine", lambda k, *crops: asked.append(k) or refine(k, *crops))
+    return Networks(model, None), asked
+
+
+@pytest.mark.parametrize("stage", ["sos", "joint"])
+def test_the_shape_of_an_organ_that_was_not_drawn_is_not_learned(three, stage):
+    networks, asked = three
+    STAGES[stage].losses(networks, flagged(True, False, True, True), SMALL, np.random.default_rng(0))
+    assert asked == [1, 2]
+
+
+@pytest.mark.parametrize("stage", ["sol", "joint"])
+def test_the_place_of_an_organ_that_was_not_drawn_is_not_learned(three, stage):
+    networks, _ = three
+    heatmaps = {}
+    hook = networks.model.sol.register_forward_hook(lambda module, given, out: heatmaps.update(all=out.heatmaps))
+    losses = STAGES[stage].losses(networks, flagged(False, True, False, True), SMALL, np.random.default_rng(0))
+    hook.remove()
+    (pull,) = torch.autograd.grad(losses["heatmap"], heatmaps["all"])
+    assert [bool(pull[0, k].any()) for k in range(3)] == [True, False, True]

@@ -250,9 +250,33 @@ def test_labels_keep_volume_place_and_side_on_another_grid(spacing):
         ratio = after.sum() * target.voxel_volume_ml / (before.sum() * geometry.voxel_volume_ml)
         assert 0.93 < ratio < 1.07, organ
         shift = target.index_to_world(np.argwhere(after)).mean(0) - geometry.index_to_world(np.argwhere(before)).mean(0)
-        assert np.abs(shift).max() < 0.6, organ
+        assert np.abs(shift).max() < 0.75, organ
     left, right = (target.index_to_world(np.argwhere(got.mask(o))).mean(0)[0] for o in ("parotid_l", "parotid_r"))
     assert left > right
+
+
+@pytest.mark.parametrize("source", [(1.0, 1.0, 1.5), (0.5, 0.5, 1.5), (0.5, 0.5, 3.0)])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_small_organs_keep_their_volume_where_voxels_divide_evenly(source, flipped):
+    """The middles of the working voxels lie half way between those of the scan: every voxel of a border is a tie."""
+    rng = np.random.default_rng(0)
+    shape = tuple(int(60 / s) for s in source[::-1])
+    direction = np.diag([1.0, -1, -1]) if flipped else np.eye(3)
+    first = [-30 + s / 2 for s in source]
+    geometry = Geometry.from_parts(shape, source, direction @ first, direction)
+    world = geometry.index_to_world(np.stack(np.indices(shape), -1))
+    target = working_geometry(geometry, (1.0, 1.0, 3.0))
+    ratios, shifts = [], []
+    for _ in range(12):
+        centre = rng.uniform(-3, 3, 3)
+        labels = ((((world - centre) / (7, 4, 2)) ** 2).sum(-1) < 1).astype(np.uint8)  # a chiasm, 4 mm high
+        got = labels_to_grid(LabelMap(labels, geometry, {1: "optic_chiasm"}), target)
+        assert got.array.any()
+        ratios.append(got.array.sum() * target.voxel_volume_ml / (labels.sum() * geometry.voxel_volume_ml))
+        shifts.append(target.index_to_world(np.argwhere(got.array)).mean(0) - centre)
+    np.testing.assert_allclose(ratios, 1, atol=0.03)
+    assert (np.abs(shifts) < (0.6, 0.6, 1.5)).all()  # half a working voxel, where two places are equally near
+    assert (np.abs(np.mean(shifts, axis=0)) < (0.3, 0.3, 0.75)).all()
 
 
 def test_labels_on_their_own_grid_are_untouched():

@@ -153,6 +153,8 @@ def _check_common(name: str, found: Mapping[str, Path], cases: Sequence[str]) ->
 def read_annotations(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Organ keys to be scored in each case, from ``{"cases": {case: {"scored": [...] or "annotated": [...]}}}``.
 
+    Cases that list neither are left out: all their organs count.
+
     Raises:
         FocusNetError: ``E_CASES`` when the file has another form, ``E_UNKNOWN_ORGAN`` for a name that the catalogue
             does not know.
@@ -160,7 +162,8 @@ def read_annotations(path: str | Path) -> dict[str, tuple[str, ...]]:
     path = Path(path)
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-        listed = {case: entry.get("scored", entry.get("annotated")) for case, entry in cases.items()}
+        entries = {case: entry.get("scored", entry.get("annotated")) for case, entry in cases.items()}
+        listed = {case: names for case, names in entries.items() if names is not None}
         matches = {case: match_names(names) for case, names in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FocusNetError(
