@@ -236,7 +236,7 @@ def sides_swapped(labels: LabelMap) -> list[str]:
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     """Scores of every factor and strength, and what swapped or failed."""
-    predictor = Predictor(load_bundle(find_bundle(args.model)), args.device)
+    predictor = Predictor(load_bundle(find_bundle(args.model)), args.device, grids=args.grids)
     dataset = read_dataset(args.data)
     names = dataset.validation[:: max(len(dataset.validation) // args.cases, 1)][: args.cases]
     scores: dict[tuple[str, str], dict[tuple[str, str], float]] = defaultdict(dict)
@@ -314,6 +314,7 @@ def main() -> None:
     """Print the table, and write all numbers where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="openkbp7", help="name or folder of a model")
+    parser.add_argument("--grids", type=int, choices=[1, 4], help="instead of the model's own number")
     parser.add_argument("--data", type=Path, required=True, help="data set in nnU-Net v2 raw layout")
     parser.add_argument("--cases", type=int, default=8, help="validation patients, spread over the list")
     parser.add_argument("--seed", type=int, default=1)

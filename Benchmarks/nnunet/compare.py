@@ -46,9 +46,9 @@ Cost = dict[str, float]
 Tests = dict[tuple[str, str], PairedTest]
 
 
-def predict(dataset: Dataset, names: Sequence[str], model: str) -> tuple[dict[str, LabelMap], Cost]:
+def predict(dataset: Dataset, names: Sequence[str], model: str, grids: int | None) -> tuple[dict[str, LabelMap], Cost]:
     """Our label maps of the patients, and what they cost: from reading the CT to the labels on its grid."""
-    predictor = Predictor(load_bundle(find_bundle(model)), "cpu")
+    predictor = Predictor(load_bundle(find_bundle(model)), "cpu", grids=grids)
     answers, wall, cpu, peak = {}, [], [], 0.0
     for name in names:
         wall_start, cpu_start = time.perf_counter(), time.process_time()
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--nnunet", type=Path, required=True, help="folder that predict.py has written")
     parser.add_argument("--model", default="openkbp7", help="name or folder of our model")
+    parser.add_argument("--grids", type=int, choices=[1, 4], help="instead of the model's own number")
     parser.add_argument("--cases", type=int, help="only the first of the validation patients")
     parser.add_argument("--json", type=Path, help="also write all tests and costs here")
     given = parser.parse_args()
@@ -134,7 +135,8 @@ def main() -> None:
     keep_memory()
     dataset = read_dataset(given.data)
     names = dataset.validation[: given.cases]
-    ours, our_cost = predict(dataset, names, given.model)  # before all else, so that the peak of memory is its own
+    # Before all else, so that the peak of memory is its own.
+    ours, our_cost = predict(dataset, names, given.model, given.grids)
     theirs, their_cost = read_answers(given.nnunet, dataset, names)
     known = [organ for organ in dataset.organs if organ in next(iter(ours.values())).organs.values()]
     rows = {OURS: measure(dataset, ours, known), THEIRS: measure(dataset, theirs, known)}

@@ -138,6 +138,11 @@ def write_card(card: ModelCard) -> str:
             "",
             f"- Working grid {x:g} x {y:g} x {z:g} mm, HU window {config.data.window_hu[0]:g} to "
             f"{config.data.window_hu[1]:g}, chunks of {config.data.chunk_zyx} voxels (z, y, x).",
+            *(
+                [f"- The answer is the mean of {spec.grids} working grids, half a voxel apart."]
+                if spec.grids > 1
+                else []
+            ),
             f"- Network widths {config.network.widths}, DenseASPP growth {config.network.growth}; small organs through "
             f"SOL-Net and SOS-Net: {small}.",
             f"- Stages: {stages}; seed {config.seed}; moving average of the weights {config.ema_decay:g}.",
