@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,10 +11,12 @@ import pytest
 from focusnet.batch.cases import content_hash, find_archive
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.inference import Predictor
+from focusnet.io import read_volume
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import read_segmentation
+from focusnet.model_store import find_bundle
 from focusnet.outputs import OutputOptions
-from focusnet.segment import SegmentOptions, case_name, find_cases, organ_keys, segment_cases
+from focusnet.segment import SegmentOptions, case_name, find_cases, make_predictor, organ_keys, segment_cases
 
 
 @pytest.fixture
@@ -161,6 +164,15 @@ def test_fast_puts_pieces_side_by_side(ct_file, tiny_model, tmp_path):
     assert result.status == "done"
     header = (tmp_path / "x.seg.nrrd").read_bytes()[:5000].decode("utf-8", "replace")
     assert "[0, 8, 8]" in header
+
+
+@pytest.mark.parametrize(("fast", "grids"), [(False, 4), (True, 1)])
+def test_fast_takes_one_grid_of_a_model_of_four(tiny_model, ct_file, tmp_path, fast, grids):
+    shutil.copytree(find_bundle(tiny_model), tmp_path / "four")
+    spec = json.loads((tmp_path / "four" / "bundle.json").read_text())
+    (tmp_path / "four" / "bundle.json").write_text(json.dumps(spec | {"grids": 4}))
+    predictor = make_predictor(SegmentOptions(str(tmp_path / "four"), device="cpu", fast=fast))
+    assert predictor.predict(read_volume(ct_file)).settings["grids"] == grids
 
 
 def test_cases_side_by_side_give_the_same_labels(folder, tiny_model, tmp_path):
