@@ -124,7 +124,7 @@ def test_an_unfinished_run_ships_snet_alone(blobs, config_file, tmp_path):
     bundle = make_bundle(folder, tmp_path / "bundle", BundleOptions(device="cpu", grids=4), tell=lambda line: None)
     assert bundle.spec.small_organs == ()
     assert bundle.spec.grids == 4
-    assert "Mean answer of 4 such grids" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "the mean of 4 working grids" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
     assert Predictor(bundle, "cpu").predict(read_case(read_dataset(blobs), "blob_5")[0]).settings["grids"] == 4
     assert "- Stages: snet 2 steps, learning rate 0.01; seed" in (tmp_path / "bundle/MODEL_CARD.md").read_text()
     assert json.loads((tmp_path / "bundle/bundle.json").read_text())["architecture"]["arguments"]["num_small"] == 0
