@@ -136,7 +136,9 @@ class Predictor:
         grids: int | None = None,
     ) -> None:
         self.spec = bundle.spec
-        self._shifts = SHIFTS_XYZ[: self.spec.grids if grids is None else grids]
+        if grids not in (None, 1, 4):
+            raise FocusNetError("E_USAGE", f"The mean is of 1 or 4 grids, not of {grids}.")
+        self._shifts = SHIFTS_XYZ[: grids or self.spec.grids]
         depth, *_ = self.spec.chunk_shape_zyx
         overlap, *in_plane = self.spec.overlap_zyx
         if stride_slices is not None:

@@ -320,6 +320,12 @@ def test_four_grids_are_nearer_to_the_truth_than_one_on_any_axis_order(reference
         assert centroid_mm(got, "parotid_l")[0] > 30
 
 
+@pytest.mark.parametrize("grids", [0, 2, 5])
+def test_other_numbers_of_grids_are_refused(grids):
+    with pytest.raises(FocusNetError, match="E_USAGE"):
+        Predictor(bundle(Paint()), "cpu", grids=grids)
+
+
 def test_a_small_organ_seen_on_one_grid_alone_is_reported_there():
     class Once(Paint):
         """SOL-Net sees the chiasm in the first piece of the third grid only, S-Net never."""
