@@ -1,9 +1,8 @@
 """How far the organs of a turned and interpolated copy of a scan lie from those of the scan.
 
 Unseen phantoms, or one CT, are segmented as they are and in copies that are turned by 10 to 20 degrees and have other
-voxels.
-The distance is between the centroids of an organ's labels in the world. What the voxels alone do to it is measured too:
-the same distance for the true labels (of a CT, for the labels found), carried onto the grid of the copy.
+voxels. The distance is between the centroids of an organ's labels in the world. What the voxels alone do to it is
+measured too: the same distance for the true labels (of a CT, for the labels found), carried onto the grid of the copy.
 
     python Benchmarks/turned_copies.py [--seeds 990001 990002] [--spacing 1 1 2] [--model phantom22] [--grids N]
     python Benchmarks/turned_copies.py --ct SERIES --model openkbp7

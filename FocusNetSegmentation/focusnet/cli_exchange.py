@@ -160,12 +160,11 @@ def watch(
     verbose: Verbose = False,
 ) -> int:
     """Segment each CT series that arrives completely in a folder, and write its RTSTRUCT."""
-    from focusnet.batch import BatchOptions, WatchOptions, arrivals
+    from focusnet.batch import BatchOptions, WatchOptions, arrivals, check_watched
 
     if _lies_in(out, folder):
         raise FocusNetError("E_USAGE", "The folder of the results lies in the watched one; name one beside it.")
-    if not folder.is_dir():
-        raise FocusNetError("E_UNREADABLE", "The folder to watch is not there; check the path.")
+    check_watched(folder)
     segment = _segment_options(model, organs, device, precision, fast)
     options = BatchOptions(_with_output(segment, formats or ["rtstruct"], False, False), timeout_s=timeout)
     series = arrivals(folder, WatchOptions(settle, poll, once))

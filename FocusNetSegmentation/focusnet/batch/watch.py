@@ -82,10 +82,19 @@ def arrivals(
             sleep(options.poll_s)
 
 
-def _look(folder: Path, files: dict[Path, _File], now: float) -> None:
-    """Bring the list of files up to date."""
+def check_watched(folder: Path) -> None:
+    """Refuse a folder that is not there, before anything is made.
+
+    Raises:
+        FocusNetError: ``E_UNREADABLE``.
+    """
     if not folder.is_dir():
         raise FocusNetError("E_UNREADABLE", "The folder to watch is not there; check the path.")
+
+
+def _look(folder: Path, files: dict[Path, _File], now: float) -> None:
+    """Bring the list of files up to date."""
+    check_watched(folder)
     found: set[Path] = set()
     # os.walk passes over folders that go away meanwhile.
     for path in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
