@@ -89,6 +89,21 @@ def test_what_nobody_has_reviewed_is_no_truth(patients, tmp_path):
     assert set(result["organs"]) == {"parotid_l"}
 
 
+def test_of_a_result_in_one_node_only_completed_segments_are_taken(patients, balls, scene, tmp_path):
+    from FocusNetSegmentationLib import mrml
+    from FocusNetTrainingLib.scene_cases import scene_cases, take_cases
+    from FocusNetTrainingLib.task_worker import WORK
+
+    for node in patients:
+        options = mrml.ResultOptions(per_organ=False, existing="replace")
+        mrml.segmentations_from_labelmap(balls(mrml.volume_from_node(node).geometry), node, options)
+    mark_completed("Parotid_R")
+    work = tmp_path / "work"
+    work.mkdir()
+    list(take_cases(scene_cases(), work))
+    assert set(WORK["import"](work, None, str(tmp_path / "out"), "reviewed")["organs"]) == {"parotid_r"}
+
+
 def test_the_scene_becomes_a_data_set_with_every_side_in_its_place(patients, balls, tmp_path):
     from FocusNetTrainingLib.scene_cases import scene_cases, take_cases
     from FocusNetTrainingLib.task_worker import WORK
