@@ -91,10 +91,10 @@ def pair(test: PairedTest, metric: str) -> str:
 def line(organ: str, tests: Tests, missed: dict[str, int]) -> str:
     """One organ, or each patient's mean over organs, as a line of the table."""
     dsc = tests[organ, "dsc"]
-    low, high = dsc.interval
+    interval = "" if dsc.interval is None else " ({:+.3f} to {:+.3f})".format(*dsc.interval)
     name = "each patient's mean" if organ == POOLED else organs.organ(organ).name
     cells = [pair(tests[organ, m], m) if (organ, m) in tests else "–" for m in MEASURES]
-    difference = f"{dsc.difference:+.3f} ({low:+.3f} to {high:+.3f})"
+    difference = f"{dsc.difference:+.3f}{interval}"
     misses = " / ".join(str(missed[method]) for method in (OURS, THEIRS))
     return f"| {name} | {dsc.n} | {cells[0]} | {difference} | {dsc.p_holm:.2g} | {' | '.join(cells[1:])} | {misses} |"
 

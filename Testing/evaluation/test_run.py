@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -134,6 +135,33 @@ def test_two_single_files_are_compared_whatever_their_names(folders, blocks):
     write_segmentation(blocks({"parotid_l": LEFT}), folders / "anything.seg.nrrd")
     result = compare(folders / "ref" / "p1.seg.nrrd", folders / "anything.seg.nrrd", SERIAL)
     assert [(row.case, row.organ, row.dsc) for row in result.rows["prediction"]] == [("p1", "parotid_l", 1.0)]
+
+
+@pytest.mark.parametrize("side", ["prediction", "ct"])
+def test_folders_with_one_case_each_are_matched_by_name(folders, blocks, side):
+    """The only scan of one folder may be another patient's than that of the other."""
+    write_segmentation(blocks({"parotid_l": LEFT}), folders / "one" / "p1.seg.nrrd")
+    write_segmentation(blocks({"parotid_l": LEFT}), folders / "another" / "p2.seg.nrrd")
+    other, options = folders / "another", SERIAL
+    if side == "ct":
+        other, options = folders / "one", replace(SERIAL, ct=other)
+    assert code_of(compare, folders / "one", other, options) == "E_NO_CASES"
+
+
+def test_patients_are_those_of_the_list_of_cases(folders):
+    """Six scans of two patients are two differences, not six."""
+    for number in range(4, 7):
+        for place in ("ref", "new"):
+            shutil.copy(folders / place / "p1.seg.nrrd", folders / place / f"p{number}.seg.nrrd")
+    shutil.copytree(folders / "ref", folders / "other")
+    listed = {f"p{n}": {"patient": "a" if n < 4 else "b"} for n in range(1, 7)}
+    (folders / "ref" / "cases.json").write_text(json.dumps({"cases": listed}))
+    result = compare(folders / "ref", folders / "new", replace(SERIAL, others={"other": folders / "other"}))
+    tests = {(t.contest.organ, t.contest.metric): t for t in result.tests}
+    assert tests["parotid_l", "dsc"].n == 2
+    assert tests["parotid_l", "dsc"].p_value == 0.5  # 2 of 4 sign patterns
+    given = replace(SERIAL, others={"other": folders / "other"}, patients={})
+    assert next(t.n for t in compare(folders / "ref", folders / "new", given).tests) == 6
 
 
 def test_folders_without_a_common_case_are_refused(folders, blocks):

@@ -129,6 +129,42 @@ def test_scans_of_one_patient_count_once():
     assert pooled.n == 2
 
 
+def test_a_method_gains_nothing_by_missing_the_hard_scan():
+    """Two scans a patient: in the common one the first is better (2 to 3 mm), in the other the second found nothing."""
+    patients = {f"{p}{scan}": p for p in "abcdef" for scan in (1, 2)}
+    first = [row(f"{p}{scan}", "lens_l", 0.5, hd95_max_mm=mm) for p in "abcdef" for scan, mm in ((1, 2.0), (2, 20.0))]
+    second = [row(f"{p}1", "lens_l", 0.5, hd95_max_mm=3.0) for p in "abcdef"]
+    second += [row(f"{p}2", "lens_l", 0.0, "missed") for p in "abcdef"]
+    methods = {"first": first, "second": second}
+    test, pooled = compare_methods(methods, "hd95_max_mm", higher_is_better=False, patients=patients)
+    for found in (test, pooled):
+        assert (found.n, found.mean_first, found.mean_second, found.wins) == (6, 2.0, 3.0, 6)
+
+
+def test_patients_without_a_common_value_are_counted():
+    first = [row(p, "lens_l", 0.5, hd95_max_mm=2.0) for p in "abc"]
+    second = [row(p, "lens_l", 0.5, hd95_max_mm=3.0) for p in "ab"] + [row("c", "lens_l", 0.0, "missed")]
+    tests = compare_methods({"first": first, "second": second}, "hd95_max_mm", higher_is_better=False)
+    assert [(t.contest.organ, t.n, t.left_out) for t in tests] == [("lens_l", 2, 1), (POOLED, 2, 1)]
+
+
+def test_equal_differences_are_ties_whatever_their_rounding():
+    """HD95 in steps of 0.9 mm: |differences| 1, 1, 1, 1, 1, 1, 0.5 pixels and so on are equal before they are rounded."""
+    first, second = np.array([3, 4, 5, 2, 1, 7, 3]) * 0.9, np.array([1, 2, 3, 4, 3, 5, 4]) * 0.9
+    steps = np.array([2.0, 2.0, 2.0, -2.0, -2.0, 2.0, -1.0])
+    assert len(set(np.abs(first - second))) > 2  # the trap
+    assert wilcoxon(first - second) == wilcoxon(steps) == 0.6875
+    assert rank_biserial(first - second) == rank_biserial(steps) == pytest.approx(8 / 28)
+
+
+def test_one_patient_has_no_interval():
+    assert bootstrap_interval([0.3], 0) is None
+    (test, _) = compare_methods(
+        {"first": [row("a", "lens_l", 0.5)], "second": [row("a", "lens_l", 0.4)]}, "dsc", higher_is_better=True
+    )
+    assert (test.n, test.interval) == (1, None)
+
+
 def test_more_than_two_methods_share_one_correction():
     values = {"A": 0.9, "B": 0.8, "C": 0.7}
     rows = {name: [row(case, "brainstem", value) for case in "abcdef"] for name, value in values.items()}

@@ -27,6 +27,7 @@ class CaseJob:
         predictions: Place of each method's contours, by name of the method; the first one is checked for flags.
         settings: What is measured.
         reading: How labelled scans are read, with the CT of this case.
+        patient: Whose scan it is; paired tests count each patient once.
     """
 
     case: str
@@ -34,6 +35,7 @@ class CaseJob:
     predictions: Mapping[str, Path]
     settings: CaseSettings
     reading: ReadSettings
+    patient: str
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def as_json(result: EvaluationResult) -> dict[str, Any]:
             },
         },
         "seed": result.options.seed,
-        "patients": dict(result.options.patients),
+        "patients": {job.case: job.patient for job in result.jobs if job.patient != job.case},
         "cases": {outcome.case: _case_json(outcome) for outcome in result.outcomes},
         "not_compared": asdict(result.unscored),
         "summary": {name: {s.organ: _summary_json(s) for s in summarise_rows(rows)} for name, rows in methods.items()},
@@ -177,7 +177,7 @@ def _rows_csv(rows: Iterable[Row]) -> list[list[Any]]:
 def _tests_csv(tests: Iterable[PairedTest]) -> list[list[Any]]:
     plain = [f.name for f in fields(PairedTest) if f.name not in ("contest", "interval")]
     heading = [*Contest._fields, *plain, "interval_low", "interval_high"]
-    return [heading, *([*t.contest, *(getattr(t, name) for name in plain), *t.interval] for t in tests)]
+    return [heading, *([*t.contest, *(getattr(t, name) for name in plain), *(t.interval or ("", ""))] for t in tests)]
 
 
 def _as_csv(table: Iterable[Iterable[Any]]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from focusnet import organs
 from focusnet.errors import FocusNetError
@@ -29,9 +31,10 @@ class EvaluationOptions:
         organs: Only these organ keys; those that the prediction does not hold then count as missed.
         label_names: JSON file with the names of label values; None to look beside the files.
         spellings: Table of own organ names, see :func:`focusnet.io.names.read_name_table`.
-        cases: JSON file that lists the annotated organs of each case (``{"cases": {case: {"scored": [...]}}}``); None
-            to look for ``cases.json`` beside the reference. Other organs of such a case are not compared.
-        patients: Patient of each case, where a patient has several scans.
+        cases: JSON file that lists the annotated organs of each case, and its patient where one has several scans
+            (``{"cases": {case: {"scored": [...], "patient": "..."}}}``); None to look for ``cases.json`` beside the
+            reference. Other organs of such a case are not compared.
+        patients: Patient of each case; None to take them from ``cases``.
         tolerances_mm: Surface DSC tolerance by organ key, in place of the catalogue's.
         apl_tolerance_mm: Tolerance of the added path length.
         tables: Further tables to write: ``markdown``, ``latex``.
@@ -48,7 +51,7 @@ class EvaluationOptions:
     label_names: Path | None = None
     spellings: Path | None = None
     cases: Path | None = None
-    patients: Mapping[str, str] = field(default_factory=dict)
+    patients: Mapping[str, str] | None = None
     tolerances_mm: Mapping[str, float] = field(default_factory=dict)
     apl_tolerance_mm: float = 0.0
     tables: tuple[str, ...] = ()
@@ -96,9 +99,10 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
     places |= {name: find_cases(place) for name, place in options.others.items()}
     if options.observer is not None:
         places[OBSERVER] = find_cases(options.observer)
-    if len(references) == 1:
+    if _is_one(reference, references):
         (only,) = references
-        places = {n: {only: next(iter(found.values()))} if len(found) == 1 else found for n, found in places.items()}
+        asked = {options.name: prediction, **options.others, OBSERVER: options.observer}
+        places = {n: _called(only, found) if _is_one(asked[n], found) else found for n, found in places.items()}
     predicted = places[options.name]
     cases = [case for case in references if case in predicted]
     if not cases:
@@ -109,14 +113,18 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
         )
     for name, found in places.items():
         _check_common(name, found, cases)
-    settings = _settings(reference, cases, options)
+    listed = options.cases or next((p for p in _beside(reference) if p.is_file()), None)
+    settings = _settings(cases, {} if listed is None else read_annotations(listed), options)
+    patients = options.patients
+    if patients is None:
+        patients = {} if listed is None else read_patients(listed)
     reading = ReadSettings(
         label_names=None if options.label_names is None else read_label_names(options.label_names),
         spellings=None if options.spellings is None else read_name_table(options.spellings),
     )
     images = {} if options.ct is None else find_images(options.ct)
-    if len(images) == len(cases) == 1:
-        images = {cases[0]: next(iter(images.values()))}
+    if len(cases) == 1 and _is_one(options.ct, images):
+        images = _called(cases[0], images)
     if options.ct is not None:
         _check_common("the folder of CTs", images, cases)
     jobs = tuple(
@@ -126,6 +134,7 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
             {name: found[case] for name, found in places.items() if case in found},
             settings[case],
             replace(reading, ct=images.get(case)),
+            patients.get(case, case),
         )
         for case in cases
     )
@@ -140,6 +149,15 @@ def plan(reference: Path, prediction: Path, options: EvaluationOptions) -> tuple
         no_image=tuple(case for case in cases if options.ct is not None and case not in images),
     )
     return jobs, unscored
+
+
+def _is_one(place: Path | None, found: Mapping[str, Path]) -> bool:
+    """Whether a place is a case by itself, whatever its name, and not a folder of cases that happens to hold one."""
+    return place is not None and list(found.values()) == [Path(place)]
+
+
+def _called(case: str, found: Mapping[str, Path]) -> dict[str, Path]:
+    return {case: next(iter(found.values()))}
 
 
 def _check_common(name: str, found: Mapping[str, Path], cases: Sequence[str]) -> None:
@@ -160,28 +178,43 @@ def read_annotations(path: str | Path) -> dict[str, tuple[str, ...]]:
             does not know.
     """
     path = Path(path)
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    with _list_of_cases(path) as cases:
         entries = {case: entry.get("scored", entry.get("annotated")) for case, entry in cases.items()}
         listed = {case: names for case, names in entries.items() if names is not None}
         matches = {case: match_names(names) for case, names in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FocusNetError(
-            "E_CASES",
-            f"'{path.name}' does not list the organs of each case; write "
-            '{"cases": {"CASE": {"scored": ["Brainstem"]}}}.',
-        ) from error
     unknown = sorted({match.name for found in matches.values() for match in found if match.organ is None})
     if unknown:
         raise FocusNetError("E_UNKNOWN_ORGAN", f"'{path.name}' lists organs unknown here: {', '.join(unknown)}.")
     return {case: tuple(match.organ for match in found if match.organ) for case, found in matches.items()}
 
 
-def _settings(reference: Path, cases: Sequence[str], options: EvaluationOptions) -> dict[str, CaseSettings]:
+def read_patients(path: str | Path) -> dict[str, str]:
+    """Patient of each case, from ``{"cases": {case: {"patient": ...}}}``; cases that name none are left out.
+
+    Raises:
+        FocusNetError: ``E_CASES`` when the file has another form.
+    """
+    with _list_of_cases(Path(path)) as cases:
+        return {case: str(entry["patient"]) for case, entry in cases.items() if entry.get("patient") is not None}
+
+
+@contextmanager
+def _list_of_cases(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FocusNetError(
+            "E_CASES",
+            f"'{path.name}' does not list the organs of each case; write "
+            '{"cases": {"CASE": {"scored": ["Brainstem"]}}}.',
+        ) from error
+
+
+def _settings(
+    cases: Sequence[str], annotated: Mapping[str, tuple[str, ...]], options: EvaluationOptions
+) -> dict[str, CaseSettings]:
     wanted = None if options.organs is None else tuple(organs.organ(key).key for key in options.organs)
     tolerances = {organs.organ(key).key: value for key, value in options.tolerances_mm.items()}
-    listed = options.cases or next((p for p in _beside(reference) if p.is_file()), None)
-    annotated = {} if listed is None else read_annotations(listed)
     settings = {}
     for case in cases:
         chosen = annotated.get(case, wanted)

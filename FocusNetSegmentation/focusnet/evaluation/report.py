@@ -233,13 +233,15 @@ def _comparisons(tests: Sequence[PairedTest]) -> list[dict[str, Any]]:
     comparisons = []
     for (first, second, field), group in groups.items():
         metric = METRICS[field]
-        reach = max(abs(end) for test in group for end in test.interval) or 1.0
+        reach = max((abs(end) for test in group for end in test.interval or ()), default=0.0) or 1.0
         lines = [
             {
                 "test": test,
                 "name": "All organs" if test.contest.organ == POOLED else organs.organ(test.contest.organ).name,
                 "pooled": test.contest.organ == POOLED,
-                "svg": figures.interval(test.interval[0], test.difference, test.interval[1], reach),
+                "svg": figures.interval(test.interval[0], test.difference, test.interval[1], reach)
+                if test.interval
+                else "",
             }
             for test in sorted(group, key=lambda test: test.contest.organ != POOLED)
         ]

@@ -64,7 +64,8 @@ def evaluate(
 
     Args:
         reference: File, folder or pattern with the contours held to be true (see :mod:`focusnet.evaluation.reading`).
-        prediction: The same for the contours to be judged. Two single files are compared whatever their names.
+        prediction: The same for the contours to be judged. Two single cases are compared whatever their names, cases of
+            folders only where they have the same.
         output: Folder for the results.
         options: Further methods, restrictions and settings.
         progress: Called with cases done, all cases and the case just done; may raise to cancel.
@@ -154,12 +155,11 @@ def _gather(
         unmapped={name: tuple(sorted(sources)) for name, sources in sorted(unmapped.items())},
     )
     tests: list[PairedTest] = []
+    patients = {job.case: job.patient for job in jobs}
     if len(rows) > 1:
         for metric in COMPARED:
             better = bool(METRICS[metric].higher_is_better)
-            tests += compare_methods(
-                rows, metric, higher_is_better=better, patients=options.patients, seed=options.seed
-            )
+            tests += compare_methods(rows, metric, higher_is_better=better, patients=patients, seed=options.seed)
     return EvaluationResult(options, jobs, outcomes, rows, observer, tuple(tests), unscored)
 
 

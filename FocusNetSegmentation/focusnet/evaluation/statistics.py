@@ -17,6 +17,7 @@ POOLED = "all organs"
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 TIE = 1e-12
+DIGITS = 9  # values equal to so many decimals are equal, whatever the rounding of their sums
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PairedTest:
         mean_first: Mean over those patients.
         mean_second: Mean over those patients.
         difference: Mean difference.
-        interval: Bootstrap 95 % interval of the mean difference.
+        interval: Bootstrap 95 % interval of the mean difference; None for a single patient.
         p_value: Two-sided Wilcoxon signed-rank test, exact.
         p_holm: The same after Holm's correction over the organs and pairs of methods of this measure; the pooled line
             is corrected over the pairs of methods.
@@ -69,7 +70,7 @@ class PairedTest:
     mean_first: float
     mean_second: float
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p_value: float
     p_holm: float
     effect: float
@@ -107,7 +108,7 @@ def wilcoxon(differences: ArrayLike) -> float:
     values = values[np.abs(values) > TIE]
     if values.size == 0:
         return 1.0
-    ranks = np.rint(2 * rankdata(np.abs(values))).astype(int)  # doubled, so that mid-ranks are whole
+    ranks = np.rint(2 * rankdata(np.round(np.abs(values), DIGITS))).astype(int)  # doubled: mid-ranks are whole
     chance = np.zeros(ranks.sum() + 1)
     chance[0] = 1.0
     for rank in ranks:
@@ -129,7 +130,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def bootstrap_interval(differences: ArrayLike, seed: int) -> tuple[float, float]:
+def bootstrap_interval(differences: ArrayLike, seed: int) -> tuple[float, float] | None:
     """95 % percentile bootstrap interval of the mean.
 
     Args:
@@ -137,9 +138,11 @@ def bootstrap_interval(differences: ArrayLike, seed: int) -> tuple[float, float]
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper end.
+        Lower and upper end; None for a single value, which tells nothing of its spread.
     """
     values = np.asarray(differences, dtype=np.float64)
+    if values.size < 2:
+        return None
     picks = np.random.default_rng(seed).integers(0, values.size, size=(RESAMPLES, values.size))
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(values[picks].mean(axis=1), [tail, 100 - tail]).tolist()
@@ -152,7 +155,7 @@ def rank_biserial(differences: ArrayLike) -> float:
     values = values[np.abs(values) > TIE]
     if values.size == 0:
         return 0.0
-    ranks = rankdata(np.abs(values))
+    ranks = rankdata(np.round(np.abs(values), DIGITS))
     return float((ranks * np.sign(values)).sum() / ranks.sum())
 
 
@@ -166,8 +169,8 @@ def compare_methods(
 ) -> list[PairedTest]:
     """Paired comparison of every pair of methods, organ by organ and pooled.
 
-    Several scans of one patient are averaged first. Pooled, each patient counts once, with the mean over the organs for
-    which both methods have a value.
+    Several scans of one patient are averaged first, those for which both methods have a value: else a method would gain
+    by missing the hard one. Pooled, each patient counts once, with the mean over the organs for which both have a value.
 
     Args:
         rows: Rows of each method by its name, at least two.
@@ -180,40 +183,50 @@ def compare_methods(
         For each pair of methods the organs in their order of appearance, then the pooled lines of all pairs; what has
         no common value is left out.
     """
-    values = {name: _by_organ(of_method, metric, patients or {}) for name, of_method in rows.items()}
+    values = {name: _by_organ(of_method, metric) for name, of_method in rows.items()}
     organs = list(dict.fromkeys(row.organ for of_method in rows.values() for row in of_method))
     sign = 1.0 if higher_is_better else -1.0
     per_organ, pooled = [], []
     for first, second in combinations(rows, 2):
-        of_patient: dict[str, list[tuple[float, float]]] = {}
+        of_patient: dict[str, list[ArrayLike]] = {}
+        compared: set[str] = set()
         for organ in organs:
-            a, b = values[first].get(organ, {}), values[second].get(organ, {})
-            both = {patient: (a[patient], b[patient]) for patient in a if patient in b}
-            pairs = {patient: (x, y) for patient, (x, y) in both.items() if x is not None and y is not None}
-            for patient, pair in pairs.items():
-                of_patient.setdefault(patient, []).append(pair)
-            if pairs:
-                test = _paired(Contest(organ, metric, first, second), list(pairs.values()), sign, seed)
-                per_organ.append(replace(test, left_out=len(both) - len(pairs)))
+            pairs = _pairs(values[first].get(organ, {}), values[second].get(organ, {}), patients or {})
+            compared |= pairs.keys()
+            means = {patient: np.mean(scans, axis=0) for patient, scans in pairs.items() if scans}
+            for patient, mean in means.items():
+                of_patient.setdefault(patient, []).append(mean)
+            if means:
+                test = _paired(Contest(organ, metric, first, second), list(means.values()), sign, seed)
+                per_organ.append(replace(test, left_out=len(pairs) - len(means)))
         if of_patient:
-            means = [np.mean(pairs, axis=0) for pairs in of_patient.values()]
-            pooled.append(_paired(Contest(POOLED, metric, first, second), means, sign, seed))
+            pooled_means = [np.mean(of_organs, axis=0) for of_organs in of_patient.values()]
+            test = _paired(Contest(POOLED, metric, first, second), pooled_means, sign, seed)
+            pooled.append(replace(test, left_out=len(compared) - len(of_patient)))
     return [*_holm_corrected(per_organ), *_holm_corrected(pooled)]
 
 
-def _by_organ(rows: Sequence[Row], metric: str, patients: Mapping[str, str]) -> dict[str, dict[str, float | None]]:
-    """Value of each organ and patient; None where the organ was compared but the measure is undefined."""
-    collected: dict[str, dict[str, list[float]]] = {}
+def _by_organ(rows: Sequence[Row], metric: str) -> dict[str, dict[str, float | None]]:
+    """Value of each organ and case; None where the organ was compared but the measure is undefined."""
+    found: dict[str, dict[str, float | None]] = {}
     for row in rows:
         if row.state in ("ok", "missed"):
-            scans = collected.setdefault(row.organ, {}).setdefault(patients.get(row.case, row.case), [])
-            value = getattr(row, metric)
-            if value is not None:
-                scans.append(value)
-    return {
-        organ: {patient: float(np.mean(scans)) if scans else None for patient, scans in by_patient.items()}
-        for organ, by_patient in collected.items()
-    }
+            found.setdefault(row.organ, {})[row.case] = getattr(row, metric)
+    return found
+
+
+def _pairs(
+    first: Mapping[str, float | None], second: Mapping[str, float | None], patients: Mapping[str, str]
+) -> dict[str, list[tuple[float, float]]]:
+    """Values of both methods in each scan that has them, by patient; empty where a patient has none."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for case in first:
+        if case in second:
+            scans = found.setdefault(patients.get(case, case), [])
+            a, b = first[case], second[case]
+            if a is not None and b is not None:
+                scans.append((a, b))
+    return found
 
 
 def _paired(contest: Contest, pairs: Sequence[ArrayLike], sign: float, seed: int) -> PairedTest:

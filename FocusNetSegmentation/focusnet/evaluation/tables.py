@@ -45,8 +45,9 @@ def paper_table(rows: Mapping[str, Sequence[Row]], tests: Sequence[PairedTest] =
                 measure = of_method[key].measures.get(field) if key in of_method else None
                 star = "*" if (method, key, field) in marked else ""
                 cells.append(_spread(measure, digits, factor) + star)
-        counts = [_scored(of_method[key]) for of_method in summaries.values() if key in of_method]
-        lines.append([organs.organ(key).name, str(max(counts)), *cells])
+        counts = [_scored(of_method[key]) if key in of_method else 0 for of_method in summaries.values()]
+        same = len(set(counts)) == 1
+        lines.append([organs.organ(key).name, str(counts[0]) if same else " / ".join(map(str, counts)), *cells])
     lines.append(["Mean", "", *_means(summaries, lambda summary: True)])
     if any(s.is_small for of_method in summaries.values() for s in of_method.values()):
         lines.append(["Mean of small organs", "", *_means(summaries, lambda summary: summary.is_small)])
