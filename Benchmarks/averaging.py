@@ -3,7 +3,7 @@
 All models have the same organs and working grid and no small organs. Measured like a bundle: DSC on the validation
 patients' own grids, over the organs that count.
 
-    python Benchmarks/averaging.py --data DATA MODEL MODEL [MODEL ...]
+    python Benchmarks/averaging.py --data DATA [--grids N] MODEL MODEL [MODEL ...]
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="data set in nnU-Net v2 raw layout")
     parser.add_argument("models", nargs="+", help="names or folders of models")
+    parser.add_argument("--grids", type=int, choices=[1, 4], help="instead of the model's own number")
     given = parser.parse_args()
     model = averaged([load_bundle(find_bundle(name)) for name in given.models])
+    if given.grids is not None:
+        model = replace(model, spec=model.spec.model_copy(update={"grids": given.grids}))
     measured = score(model, read_dataset(given.data), "cpu", lambda line: None)
     means = {key: float(np.mean(values.dsc)) for key, values in measured.items()}
     for key, mean in means.items():

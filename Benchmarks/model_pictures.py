@@ -49,9 +49,11 @@ def main() -> None:
     parser.add_argument("--model", default="openkbp7")
     parser.add_argument("--failures", type=int, default=3)
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--grids", type=int, choices=[1, 4], help="instead of the model's own number")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    dataset, predictor = read_dataset(given.data), Predictor(load_bundle(find_bundle(given.model)), "cpu")
+    dataset = read_dataset(given.data)
+    predictor = Predictor(load_bundle(find_bundle(given.model)), "cpu", grids=given.grids)
     volume = read_volume(given.ct)
     picture = given.out / f"{given.model}-scan.png"
     contour_views(volume, predictor.predict(volume).labelmap, picture, title=f"{predictor.spec.name} on a planning CT")

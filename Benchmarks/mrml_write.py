@@ -2,12 +2,12 @@
 
 The bridge of this project beside the usual way of extensions, one `updateSegmentBinaryLabelmapFromArray` per organ.
 Prints the best of the repetitions, in seconds by the clock and of the processor, which differ on a busy machine.
-Run: python Benchmarks/mrml_write.py [repetitions]
+Run: python Benchmarks/mrml_write.py [--repetitions N]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -105,4 +105,6 @@ def main(repetitions: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    main(parser.parse_args().repetitions)

@@ -4,7 +4,7 @@ Labels as they come from the probabilities are scored, then again after each rul
 (`focusnet.inference`). For each rule: the change of the mean DSC of each organ, the organs of patients that it made
 better and worse, and the worst single change.
 
-    python Benchmarks/postprocessing.py --data DATA [--model openkbp7] [--cases N]
+    python Benchmarks/postprocessing.py --data DATA [--model openkbp7] [--cases N] [--grids N]
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="openkbp7")
     parser.add_argument("--cases", type=int, help="only the first of the validation patients")
+    parser.add_argument("--grids", type=int, choices=[1, 4], help="instead of the model's own number")
     given = parser.parse_args()
-    dataset, predictor = read_dataset(given.data), Untidied(load_bundle(find_bundle(given.model)), "cpu")
+    dataset = read_dataset(given.data)
+    predictor = Untidied(load_bundle(find_bundle(given.model)), "cpu", grids=given.grids)
     keys = predictor.spec.organs
     before: dict[tuple[str, str], float] = {}
     after: dict[str, dict[tuple[str, str], float]] = {rule: {} for rule in RULES}

@@ -5,7 +5,7 @@ truth), injects one error at a time, and asks whether a flag meant for it is rai
 Specificity is the share of correct organs, or scans, on which the flag is not raised. Thresholds are set on the part
 ``calibration`` and measured on the part ``report``; the two share no patient and no phantom.
 
-    python Benchmarks/quality_flags.py --data ../shared/data --phantoms 4 --per-case 3 --seed 1
+    python Benchmarks/quality_flags.py --data DATA --phantoms 4 --per-case 3 --seed 1
 
 Without ``--data`` only phantoms and simple shapes are used.
 """

@@ -98,19 +98,22 @@ def with_new_sos_nets(base: Path, seed: int, path: Path) -> Path:
     torch.manual_seed(seed)
     fresh = build_model(config, len(ORGANS), len(SMALL)).state_dict()
     model = {k: fresh[k] if k.startswith("sos.") else v for k, v in state["model"].items()}
-    save_checkpoint(path, {"model": model})
+    save_checkpoint(path, {**state, "model": model})
     return path
 
 
-def train_arm(
-    seed: int, arm: str, start: Path, folder: Path, data: Path, steps: int, aae_steps: int, weight: float
-) -> Trainer:
-    """SOS-Net of one arm; the other parts stay as they are."""
+def arm_configuration(seed: int, arm: str, steps: int, aae_steps: int, weight: float) -> TrainingConfig:
+    """SOS-Net alone, before it the autoencoder where the arm has one."""
     stages = [{"name": "sos", "steps": steps, "learning_rate": 2e-3, "adversary_learning_rate": 5e-4}]
     if arm != "none":
         stages.insert(0, {"name": "aae", "steps": aae_steps, "learning_rate": 1e-3})
+    return configuration(seed, arm, stages, weight)
+
+
+def train_arm(config: TrainingConfig, start: Path, folder: Path, data: Path) -> Trainer:
+    """SOS-Net of one arm; the other parts stay as they are."""
     options = TrainingOptions(device="cpu", initial=start)
-    trainer = Trainer(configuration(seed, arm, stages, weight), read_dataset(data), folder, options, data / "cache")
+    trainer = Trainer(config, read_dataset(data), folder, options, data / "cache")
     trainer.run(resume=(folder / "last.pt").exists())
     return trainer
 
@@ -131,7 +134,7 @@ def measure(trainer: Trainer, cases: list[PreparedCase], offset: float = 0.0) ->
             assert features is not None
             small = trainer.task.small_classes
             peaks = find_agreed_peaks(heatmaps[None], probability[None, list(small)])
-            refine(moved, probability, peaks, features, ct, small)
+            probability = refine(moved, probability, peaks, features, ct, small)
         z, y, x = case.ct.shape
         labels = probability[:, :z, :y, :x].argmax(0).numpy()
         for organ in SMALL:
@@ -206,9 +209,8 @@ def main() -> None:
             if all(name in results for name in names.values()):
                 continue
             began = time.process_time()
-            trainer = train_arm(
-                seed, arm, start, out / f"{arm}-{seed}", data, arguments.steps, arguments.aae_steps, arguments.weight
-            )
+            config = arm_configuration(seed, arm, arguments.steps, arguments.aae_steps, arguments.weight)
+            trainer = train_arm(config, start, out / f"{arm}-{seed}", data)
             for offset, name in names.items():
                 results[name] = measure(trainer, cases, offset)
                 dsc, hd95 = _mean([results[name]], SMALL, "dsc"), _mean([results[name]], SMALL, "hd95_mm")

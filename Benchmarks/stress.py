@@ -4,7 +4,7 @@ Every factor changes validation CTs, never their contours, except where it takes
 it, and an organ of which less than half is left is not scored. DSC is on the native grid, mean over organs of the mean
 over patients, against the same organs of the same patients without the change.
 
-    python Benchmarks/stress.py --model openkbp7 --data ../shared/data/openkbp --cases 8 --seed 1
+    python Benchmarks/stress.py --model openkbp7 --data DATA --cases 8 --seed 1
 """
 
 from __future__ import annotations

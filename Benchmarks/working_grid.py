@@ -3,7 +3,7 @@
 No network can do better than this on the native grid, whatever it learns. One line per spacing: the mean number of
 voxels of the body's box, and DSC per organ over the validation patients.
 
-    python Benchmarks/working_grid.py --data ../shared/data/openkbp --cases 12
+    python Benchmarks/working_grid.py --data DATA --cases 12
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Finding cases and reading them in every form."""
 
 import json
+import shutil
 
 import numpy as np
 import pydicom
@@ -19,6 +20,7 @@ from focusnet.evaluation.reading import (
 )
 from focusnet.geometry import Geometry, LabelMap, to_sitk
 from focusnet.io.dicom import read_series, read_series_reference
+from focusnet.io.dicom_seg import write_dicom_seg
 from focusnet.io.rtstruct import write_rtstruct
 from focusnet.io.segmentation import Segment, Segmentation, write_segmentation
 from pydicom.uid import generate_uid
@@ -200,6 +202,23 @@ def test_rtstruct_with_its_ct(tmp_path, write_ct):
         (row,) = evaluate_case(labels, read_case(path, settings), "p")
         assert (row.organ, row.state) == ("parotid_l", "ok")
         assert row.dsc == 1.0
+
+
+def test_dicom_seg_alone_and_beside_its_ct(tmp_path, write_ct):
+    folder = write_ct(tmp_path / "p", generate_uid())
+    geometry = read_series(folder).geometry
+    array = np.zeros(geometry.shape_zyx, dtype=np.uint8)
+    array[2:7, 10:20, 18:26] = 1  # +x is the patient's left
+    array[2:7, 10:20, 6:14] = 2
+    labels = LabelMap(array, geometry, {1: "parotid_l", 2: "parotid_r"})
+    alone = tmp_path / "segs" / "p.dcm"
+    write_dicom_seg(labels, read_series_reference(folder), alone)
+    assert find_cases(tmp_path / "segs") == {"p": alone}
+    shutil.copy(alone, folder / "seg.dcm")
+    assert find_cases(folder) == {"p": folder}
+    for path in (alone, folder):
+        rows = evaluate_case(labels, read_case(path), "p")
+        assert [(row.organ, row.state, row.dsc) for row in rows] == [("parotid_l", "ok", 1.0), ("parotid_r", "ok", 1.0)]
 
 
 def test_what_the_reader_of_a_structure_set_leaves_out_is_told(tmp_path, write_ct):

@@ -149,7 +149,7 @@ def test_patients_without_a_common_value_are_counted():
 
 
 def test_equal_differences_are_ties_whatever_their_rounding():
-    """HD95 in steps of 0.9 mm: |differences| 1, 1, 1, 1, 1, 1, 0.5 pixels and so on are equal before they are rounded."""
+    """HD95 in steps of 0.9 mm: differences of two pixels are equal, of six patients, before they are rounded."""
     first, second = np.array([3, 4, 5, 2, 1, 7, 3]) * 0.9, np.array([1, 2, 3, 4, 3, 5, 4]) * 0.9
     steps = np.array([2.0, 2.0, 2.0, -2.0, -2.0, 2.0, -1.0])
     assert len(set(np.abs(first - second))) > 2  # the trap

@@ -1,4 +1,4 @@
-"""Picture of the tab Train beside the curves of a finished run: ``training_picture.py RUN [PICTURE]``.
+"""Picture of the tab Train beside the curves of a finished run.
 
 The run is real; of its folder only the log and the status are read. The curves are drawn from the plot nodes of the
 scene by the library that draws them in 3D Slicer.
@@ -6,6 +6,7 @@ scene by the library that draws them in 3D Slicer.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -108,5 +109,8 @@ def _draw(node: Any) -> NDArray[np.uint8]:
 
 if __name__ == "__main__":
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    default = ROOT / "Resources" / "Screenshots" / "training-panel.png"
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else default)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("picture", type=Path, nargs="?", default=ROOT / "Resources/Screenshots/training-panel.png")
+    given = parser.parse_args()
+    main(given.run.resolve(), given.picture.resolve())

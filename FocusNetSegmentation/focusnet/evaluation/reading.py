@@ -6,8 +6,8 @@ case, such as ``contours/*/oncologist.seg.nrrd``. A case is one of
 - a ``.seg.nrrd`` file (segments by name, overlapping ones too),
 - a label map with the names of its values beside it: ``CASE.labels.json``, or ``dataset.json`` in its folder or the one
   above (nnU-Net),
-- an RTSTRUCT file, with the CT it was drawn on,
-- a folder with one of these, with the DICOM files of an RTSTRUCT and its CT, or with one binary mask per organ.
+- an RTSTRUCT file, with the CT it was drawn on, or a DICOM SEG file,
+- a folder with one of these, with the DICOM files of an RTSTRUCT or SEG and its CT, or with one binary mask per organ.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.uid import SegmentationStorage
 
 from focusnet import organs
 from focusnet.errors import FocusNetError
@@ -26,6 +27,8 @@ from focusnet.evaluation.masks import CroppedMask, OrganMasks, keys_of_names, no
 from focusnet.geometry import Geometry
 from focusnet.io import read_volume
 from focusnet.io.dicom import is_dicom
+from focusnet.io.dicom_headers import read_tags
+from focusnet.io.dicom_seg import read_dicom_seg
 from focusnet.io.image import SUFFIXES, image_suffix, load_sitk
 from focusnet.io.rtstruct import NO_CONTOURS, RTStructRules, find_structure_sets, read_rtstruct
 from focusnet.io.segmentation import SEGMENTATION_SUFFIX, labels_path, read_segmentation
@@ -131,6 +134,8 @@ def read_case(path: str | Path, settings: ReadSettings | None = None) -> OrganMa
         return read_masks(files, settings.spellings)
     (file,) = files
     if image_suffix(file) is None:
+        if _is_segmentation(file):
+            return OrganMasks.of_segmentation(read_dicom_seg(file), settings.spellings)
         return _read_structures(file, settings.ct or (path if path.is_dir() else path.parent), settings)
     names = settings.label_names or _names_beside(file)
     segmentation = read_segmentation(file, names)
@@ -157,7 +162,7 @@ def label_files(path: Path) -> list[Path]:
     masks = [p for p in labelled if organs.find(case_name(p))]
     if labelled and (folder.name == MASK_FOLDER or len(masks) > 1):
         return labelled if folder.name == MASK_FOLDER else masks
-    candidates = labelled or find_structure_sets(folder)
+    candidates = labelled or _drawn(folder)
     if not candidates:
         raise FocusNetError("E_NO_CASES", f"The folder '{path.name}' holds no labelled scan.")
     if len(candidates) > 1:
@@ -217,7 +222,7 @@ def _cases_of_folder(folder: Path) -> dict[str, Path]:
         return {folder.name: folder} if one_case else {case_name(p): p for p in images}
     dicom = [p for p in children if p.is_file() and is_dicom(p)]
     if dicom:
-        structures = [p for p in find_structure_sets(folder) if p in dicom]
+        structures = [p for p in _drawn(folder) if p in dicom]
         return {case_name(p): p for p in structures} if len(structures) == len(dicom) else {folder.name: folder}
     if (folder / MASK_FOLDER).is_dir():
         return {folder.name: folder}
@@ -263,9 +268,23 @@ def read_masks(files: Sequence[Path], spellings: Mapping[str, str] | None = None
     return OrganMasks(geometry, masks, not_left_out(unmapped, spellings))
 
 
+def _drawn(folder: Path) -> list[Path]:
+    """RTSTRUCT and DICOM SEG files below a folder."""
+    return sorted({*find_structure_sets(folder), *filter(_is_segmentation, folder.rglob("*"))})
+
+
+def _is_segmentation(path: Path) -> bool:
+    if not is_dicom(path):
+        return False
+    try:
+        return read_tags(path, ["SOPClassUID"]).get("SOPClassUID") == SegmentationStorage
+    except Exception:  # the parser may stumble over anything in a damaged file
+        return False
+
+
 def _read_structures(path: Path, ct: Path, settings: ReadSettings) -> OrganMasks:
     if not is_dicom(path):
-        raise FocusNetError("E_UNREADABLE", f"'{path.name}' is neither a label map nor an RTSTRUCT.")
+        raise FocusNetError("E_UNREADABLE", f"'{path.name}' is neither a label map nor an RTSTRUCT or DICOM SEG.")
     geometry = read_volume(ct).geometry
     found = read_rtstruct(path, geometry, RTStructRules(names=settings.spellings))
     structures = found.structures

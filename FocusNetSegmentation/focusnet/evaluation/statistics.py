@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from focusnet.evaluation.case import Row
@@ -170,7 +170,7 @@ def compare_methods(
     """Paired comparison of every pair of methods, organ by organ and pooled.
 
     Several scans of one patient are averaged first, those for which both methods have a value: else a method would gain
-    by missing the hard one. Pooled, each patient counts once, with the mean over the organs for which both have a value.
+    by missing the hard one. Pooled, each patient counts once, with the mean over the organs that both have a value for.
 
     Args:
         rows: Rows of each method by its name, at least two.
@@ -188,7 +188,7 @@ def compare_methods(
     sign = 1.0 if higher_is_better else -1.0
     per_organ, pooled = [], []
     for first, second in combinations(rows, 2):
-        of_patient: dict[str, list[ArrayLike]] = {}
+        of_patient: dict[str, list[NDArray[np.float64]]] = {}
         compared: set[str] = set()
         for organ in organs:
             pairs = _pairs(values[first].get(organ, {}), values[second].get(organ, {}), patients or {})
