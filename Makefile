@@ -1,4 +1,4 @@
-# make demo: phantom CT -> segmentation -> pictures;  make test: the whole test suite. Both install what they need into .venv.
+# make demo: phantom CT -> segmentation -> pictures;  make test: all tests but those of minutes each (make test-slow). Both install what they need into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

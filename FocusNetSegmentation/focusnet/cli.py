@@ -18,15 +18,34 @@ from typing import Annotated, Any, Literal
 import typer
 
 from focusnet import DISCLAIMER, __version__, cli_data, cli_exchange
-from focusnet.cli_options import CANCELLED, DONE, FAILED, INTERRUPTED, REFUSED, Fast, Json, Quiet, Verbose, split_names
+from focusnet.cli_options import (
+    CANCELLED,
+    DONE,
+    EXIT_CODES,
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
+    Device,
+    Fast,
+    Json,
+    Model,
+    Organs,
+    PerOrgan,
+    Precision,
+    Quiet,
+    Uncertainty,
+    Verbose,
+    split_names,
+)
 from focusnet.console import CaseProgress, say, shown_progress, tell
-from focusnet.errors import Cancelled, FocusNetError
+from focusnet.errors import Cancelled, FocusNetError, Terminated
 
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]  # typer names it differently from version to version
 
 app = typer.Typer(
     name="focusnet",
     help=f"Organs at risk of the head and neck on CT. {DISCLAIMER}",
+    epilog=EXIT_CODES,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -57,8 +76,8 @@ def run(arguments: Sequence[str]) -> int:
         if "" in arguments:
             raise FocusNetError("E_USAGE", "An argument is empty (a variable that is not set?); leave it out.")
         code = app(args=list(arguments), prog_name="focusnet", standalone_mode=False) or DONE
-    except Cancelled as error:
-        tell(f"{error.code}: Cancelled on request; only what was complete is kept.")
+    except (Cancelled, Terminated):
+        tell("E_CANCELLED: Cancelled on request; only what was complete is kept.")
         return CANCELLED
     except FocusNetError as error:
         tell(str(error))
@@ -80,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _cancelled(*_: object) -> None:
-    raise Cancelled
+    raise Terminated
 
 
 @app.callback(invoke_without_command=True)
@@ -93,16 +112,16 @@ def _root(
         say(context.get_help())
 
 
-@app.command()
+@app.command(epilog=EXIT_CODES)
 def segment(
     inputs: Annotated[
         list[Path], typer.Argument(help="NRRD, NIfTI or MHA files, DICOM series folders, or folders of cases.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="File, or folder for several cases.")],
-    model: Annotated[str | None, typer.Option(help="Name or folder of a model; the shipped one by default.")] = None,
-    organs: Annotated[str | None, typer.Option(help="Organs to label, separated by commas; all by default.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    model: Model = None,
+    organs: Organs = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
     fast: Fast = False,
     formats: Annotated[
         list[str] | None,
@@ -110,10 +129,8 @@ def segment(
             "--format", help="seg.nrrd, nii.gz, nrrd, rtstruct, dicomseg, mrb; repeatable; default: as OUT ends."
         ),
     ] = None,
-    per_organ: Annotated[
-        bool, typer.Option("--per-organ", help="One file, or one Segmentation node, per organ.")
-    ] = False,
-    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write a map of uncertainty.")] = False,
+    per_organ: PerOrgan = False,
+    uncertainty: Uncertainty = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
     series: Annotated[
         int | None, typer.Option(help="Number of the DICOM series, where a folder holds several.")
@@ -329,6 +346,20 @@ def install(
     return DONE
 
 
+@app.command("organs")
+def list_organs(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> int:
+    """List the organs that are known, by the keys that --organs and --spellings take; synonyms with -v."""
+    from focusnet.organs import CATALOGUE
+
+    if as_json:
+        rows = [{"key": o.key, "tg263": o.tg263, "name": o.name, "synonyms": o.synonyms} for o in CATALOGUE.values()]
+        say(json.dumps(rows, ensure_ascii=False))
+        return DONE
+    for o in CATALOGUE.values():
+        say(f"{o.key:24} {o.tg263:20} {o.name}" + (f" ({', '.join(o.synonyms)})" if verbose and o.synonyms else ""))
+    return DONE
+
+
 @app.command()
 def phantom(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the data set.")],
@@ -455,8 +486,8 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("focusnet-demo"),
     model: Annotated[str, typer.Option(help="Name or folder of a model of the phantom's organs.")] = "phantom22",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the phantom.")] = 7,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -9,9 +9,13 @@ import typer
 from focusnet.errors import FocusNetError
 
 DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 at least one case failed, the others are done and listed; 2 wrong usage or refused input, with "
+    "one line that says why; 3 cancelled; 130 interrupted."
+)
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail, and the trace of an unexpected error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks beside the answer.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail where there is some; the trace of an unexpected error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Model = Annotated[str | None, typer.Option("--model", help="Name or folder of a model; the shipped one by default.")]
 Organs = Annotated[str | None, typer.Option("--organs", help="Organs to label, separated by commas; all by default.")]

@@ -133,7 +133,7 @@ def organ(key: str) -> Organ:
         return CATALOGUE[key]
     except KeyError:
         close = ", ".join(suggest(key))
-        hint = f"did you mean {close}?" if close else "see the organ list in the documentation."
+        hint = f"did you mean {close}?" if close else "see 'focusnet organs'."
         raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ '{key}' in the catalogue; {hint}") from None
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from focusnet import cli
 from focusnet.errors import FocusNetError
 from focusnet.organs import (
     CATALOGUE,
@@ -342,3 +343,12 @@ def test_volume_ranges_hold_every_whole_expert_contour(shared_data: Path) -> Non
         low, high = found.volume_range_ml
         assert low <= numbers["mm3"]["min"] / 1000, name
         assert numbers["mm3"]["max"] / 1000 <= high, name
+
+
+def test_the_command_lists_every_organ_by_its_key(capsys):
+    assert cli.run(["organs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["key"]: row["tg263"] for row in rows} == {key: organ.tg263 for key, organ in CATALOGUE.items()}
+    assert cli.run(["organs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(CATALOGUE)
