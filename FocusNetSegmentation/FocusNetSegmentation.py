@@ -6,6 +6,7 @@ import qt
 import slicer
 from FocusNetSegmentationLib import packages, results, runtime, sample
 from FocusNetSegmentationLib.panel import DEVICES, OUTPUTS, PER_ORGAN, PRECISIONS, ModelChoice, Panel, Services
+from FocusNetSegmentationLib.widgets import bound_widgets
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Choice, parameterNodeWrapper
@@ -91,7 +92,8 @@ class FocusNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMix
         self.logic = FocusNetSegmentationLogic()
         self.panel = Panel(self.ui, self.logic.services())
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
+            self.addObserver(slicer.mrmlScene, event, self.onSceneReady)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -107,7 +109,7 @@ class FocusNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMix
         self.panel.forget_result()
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller, event):
+    def onSceneReady(self, caller, event):
         self.initializeParameterNode()
 
     def initializeParameterNode(self):
@@ -124,7 +126,7 @@ class FocusNetSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMix
             self._parameterNode.disconnectGui(self._guiTag)
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
+            self._guiTag = parameterNode.connectParametersToGui(bound_widgets(self.ui))
         self.panel.set_parameters(parameterNode)
 
 

@@ -5,6 +5,7 @@ import ctk
 import qt
 import slicer
 from FocusNetSegmentationLib import packages
+from FocusNetSegmentationLib.widgets import bound_widgets
 from FocusNetTrainingLib.curves import Curves
 from FocusNetTrainingLib.evaluate_panel import EvaluatePanel
 from FocusNetTrainingLib.evaluate_services import evaluate_services
@@ -15,7 +16,7 @@ from FocusNetTrainingLib.tasks import Task
 from FocusNetTrainingLib.train_panel import DEVICES, TrainPanel
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import Choice, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -25,6 +26,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 EVALUATE_TAB = 1
+MAX_HOURS = 1000.0
 SETTING_RUN = "FocusNetTraining/RunFolder"
 
 HELP = _("""
@@ -68,7 +70,7 @@ class FocusNetTrainingParameterNode:
     lastStage: str = ""
     smallOrgans: str = ""
     device: Annotated[str, Choice(DEVICES)] = DEVICES[0]
-    hours: float = 0.0
+    hours: Annotated[float, WithinRange(0.0, MAX_HOURS)] = 0.0  # without a range the widget would lose its own
     compareFolders: bool = False
     referenceName: str = ""
     predictionName: str = ""
@@ -105,12 +107,16 @@ class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         evaluateWidget = slicer.util.loadUI(self.resourcePath("UI/Evaluate.ui"))
         self.ui.tabWidget.addTab(evaluateWidget, _("Evaluate"))
         self.evaluateUi = slicer.util.childWidgetVariables(evaluateWidget)
+        evaluated = self.evaluateUi
+        for edit in (evaluated.referencePathEdit, evaluated.predictionPathEdit, evaluated.ctPathEdit):
+            edit.filters = ctk.ctkPathLineEdit.Dirs  # by default it browses for files only
         self.evaluatePanel = EvaluatePanel(self.evaluateUi, self.logic.evaluateServices())
         self.panels = [TrainPanel(self.ui, self.logic.trainServices()), self.evaluatePanel]
         for event in (slicer.mrmlScene.NodeAddedEvent, slicer.mrmlScene.NodeRemovedEvent):
             self.addObserver(slicer.mrmlScene, event, self.evaluatePanel.scene_changed)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        for event in (slicer.mrmlScene.EndCloseEvent, slicer.mrmlScene.EndImportEvent):
+            self.addObserver(slicer.mrmlScene, event, self.onSceneReady)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -132,7 +138,7 @@ class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             panel.scene_closes()
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller, event):
+    def onSceneReady(self, caller, event):
         self.initializeParameterNode()
 
     def initializeParameterNode(self):
@@ -144,7 +150,7 @@ class FocusNetTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._parameterNode.disconnectGui(self._guiTag)
         self._parameterNode = parameterNode
         if parameterNode is not None:
-            self._guiTag = parameterNode.connectGui(self.ui)
+            self._guiTag = parameterNode.connectParametersToGui(bound_widgets(self.ui))
         for panel in self.panels:
             panel.set_parameters(parameterNode)
 
@@ -182,7 +188,7 @@ class FocusNetTrainingLogic(ScriptedLoadableModuleLogic):
             open_run=self.openRun,
             start_task=Task,
             scene_cases=scene_cases,
-            curves=lambda: Curves(slicer.mrmlScene),
+            curves=lambda runFolder: Curves(slicer.mrmlScene, runFolder),
             show_chart=lambda chart: slicer.modules.plots.logic().ShowChartInLayout(chart),
             confirm=slicer.util.confirmYesNoDisplay,
             ask_open=lambda title, kind: qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", kind),
@@ -218,15 +224,16 @@ class FocusNetTrainingTest(ScriptedLoadableModuleTest):
 
     def test_CurvesOfARunInTheScene(self):
         self.delayDisplay("Curves of a training")
-        curves = Curves(slicer.mrmlScene)
+        curves = Curves(slicer.mrmlScene, Path("my run"))
         rows = [
             {"stage": "snet", "step": 10 * n, "score": 0.1 * n, "loss_dice": 1.0 / n, "dsc_brainstem": 0.1 * n}
             for n in range(1, 6)
         ]
         curves.update(rows)
-        table = slicer.util.getNode("FocusNet snet").GetTable()
+        assert not slicer.util.getNodesByClass("vtkMRMLTableNode")
+        chart = curves.chart("dsc")
+        table = slicer.util.getNode("FocusNet my run snet").GetTable()
         assert table.GetNumberOfRows() == 5
         assert table.GetColumnByName("dsc_brainstem").GetValue(4) == 0.5
-        chart = curves.chart("dsc")
         assert chart.GetNumberOfPlotSeriesNodes() == 2
         self.delayDisplay("Test passed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -91,8 +90,7 @@ def series_reference(volume_node: Any) -> SeriesReference:
             "refers to them; load the CT from DICOM, or export .seg.nrrd.",
         )
     header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-    folder = os.path.commonpath([file.parent for file in files])
-    return read_series_reference(folder, series_uid=str(header.SeriesInstanceUID))
+    return read_series_reference(files, series_uid=str(header.SeriesInstanceUID))
 
 
 def _dicom_files(volume_node: Any) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from focusnet.errors import Cancelled, FocusNetError
 
+from FocusNetSegmentationLib.packages import missing_packages
 from FocusNetSegmentationLib.runtime import in_application
 
 DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -28,6 +29,16 @@ def own_arguments(arguments: Sequence[str]) -> list[str]:
     return everything[everything.index("--") + 1 :] if "--" in everything else everything
 
 
+def require_packages() -> None:
+    """See to it that what segmentation and training need is installed, before any work.
+
+    Raises:
+        FocusNetError: ``E_PACKAGE`` with what is missing and the command that installs it.
+    """
+    if missing := missing_packages():
+        raise _package_error(missing)
+
+
 def guarded(work: Callable[[], int]) -> int:
     """Exit code of some work; no exception leaves, for it would keep 3D Slicer open."""
     try:
@@ -40,6 +51,8 @@ def guarded(work: Callable[[], int]) -> int:
         return _told(str(error), REFUSED)
     except KeyboardInterrupt:
         return _told("Interrupted.", INTERRUPTED)
+    except ModuleNotFoundError as error:
+        return _module_missing(error)
     except Exception as error:
         text = " ".join(str(error).split())
         return _told(f"E_INTERNAL: {type(error).__name__}: {text}; please report this.", FAILED)
@@ -53,6 +66,23 @@ def end(code: int) -> None:
         slicer.util.exit(code)
     else:
         sys.exit(code)
+
+
+def _module_missing(error: ModuleNotFoundError) -> int:
+    """Tell what to install for a module that is not there: of what we require, all that is missing."""
+    module = (error.name or "").split(".")[0]
+    missing = missing_packages()
+    if module and module not in (line.split(">=")[0] for line in missing):
+        missing = [module]
+    if not missing or module.lower().startswith("focusnet"):
+        return _told(f"E_INTERNAL: ModuleNotFoundError: {error}; please report this.", FAILED)
+    return _told(str(_package_error(missing)), REFUSED)
+
+
+def _package_error(missing: Sequence[str]) -> FocusNetError:
+    python = "PythonSlicer" if in_application() else "python"
+    quoted = " ".join(f'"{line}"' for line in missing)
+    return FocusNetError("E_PACKAGE", f"Missing: {', '.join(missing)}; install by: {python} -m pip install {quoted}")
 
 
 def _told(line: str, code: int) -> int:

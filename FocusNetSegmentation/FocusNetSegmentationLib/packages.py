@@ -6,8 +6,10 @@ without internet everything comes from a folder of wheels. SimpleITK and numpy b
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from importlib import invalidate_caches, metadata
 from pathlib import Path
@@ -30,6 +32,20 @@ def missing_of(requirements: Sequence[str], version_of: Callable[[str], str] = m
     return [line for line in requirements if not _is_met(line, version_of)]
 
 
+def check_installable(missing: Sequence[str]) -> None:
+    """Refuse what can't be installed here, before anybody is asked.
+
+    Raises:
+        FocusNetError: ``E_PACKAGE`` for PyTorch on macOS where Python is of x86_64, as in 3D Slicer under Rosetta.
+    """
+    if TORCH in missing and sys.platform == "darwin" and platform.machine() == "x86_64":
+        raise FocusNetError(
+            "E_PACKAGE",
+            f"There is no {TORCH} for 3D Slicer on macOS, whose Python is built for x86_64; use the command line "
+            "'focusnet' in a Python that is native to this Mac, and load its result here.",
+        )
+
+
 def install(missing: Sequence[str], wheels: Path | None = None) -> None:
     """Install requirements into 3D Slicer's Python, with its own progress display.
 
@@ -42,6 +58,8 @@ def install(missing: Sequence[str], wheels: Path | None = None) -> None:
     """
     import slicer.util
 
+    check_installable(missing)
+
     try:
         if wheels is not None:
             slicer.util.pip_install(["--no-index", "--find-links", str(wheels), *missing])
@@ -50,6 +68,13 @@ def install(missing: Sequence[str], wheels: Path | None = None) -> None:
     except (subprocess.CalledProcessError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise FocusNetError("E_PACKAGE", f"Installing {', '.join(missing)} failed: {reason}; see the log.") from error
+    except (OSError, ImportError) as error:  # PyTorch was installed and can't be loaded: c10.dll, for one
+        reason = " ".join(str(error).split())
+        raise FocusNetError(
+            "E_PACKAGE",
+            f"Installing {', '.join(missing)} failed: {reason}; restart 3D Slicer and try again. On Windows PyTorch "
+            "needs the Microsoft Visual C++ runtime.",
+        ) from error
     invalidate_caches()
     still = missing_of(missing)
     if still:

@@ -201,6 +201,9 @@ class Panel:
         organs = self._chosen_organs()
         if organs == ():
             raise FocusNetError("E_USAGE", "No organ is chosen; tick at least one under Advanced.")
+        model = self._model()
+        if model is not None and self._parameters.model != model.name:  # what runs is what is shown
+            self._parameters.model = model.name
         self.forget_result()
         self._log.clear()
         self._job_volume = self.ui.inputVolumeSelector.currentNode()

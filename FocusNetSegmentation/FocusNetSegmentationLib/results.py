@@ -21,7 +21,7 @@ class Row:
         key: Organ key.
         name: Human name.
         volume_ml: Volume in ml, 0 where the organ was not found.
-        confidence: Mean probability in [0, 1].
+        confidence: DSC to expect where the model was calibrated for the organ, else its mean probability; in [0, 1].
         severity: Worst of its flags, or empty.
         message: All its flags in words.
     """

@@ -42,8 +42,8 @@ def ensure() -> Any:
     except ImportError as error:
         raise FocusNetError(
             "E_NO_MRML",
-            "3D Slicer's classes are not here; run inside 3D Slicer or install them with "
-            "`pip install slicer-focusnet[mrml]`.",
+            "3D Slicer's classes are not here; run inside 3D Slicer, or install them in the repository by "
+            '`pip install ".[mrml]"`.',
         ) from error
     if getattr(slicer, "mrmlScene", None) is None:
         _boot(slicer)

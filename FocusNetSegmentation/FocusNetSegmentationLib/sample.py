@@ -19,8 +19,7 @@ def register(thumbnail: str | Path) -> None:
 
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
-        sampleName=NAME,
-        sampleDescription=TITLE,
+        sampleName=TITLE,
         uris="",
         fileNames="",
         nodeNames=NAME,

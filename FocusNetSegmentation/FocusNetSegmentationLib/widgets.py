@@ -7,6 +7,9 @@ from typing import Any
 
 import qt
 
+from FocusNetSegmentationLib.packages import check_installable
+
+PARAMETER_NAME = "SlicerParameterName"
 NOT_INSTALLED = "Not started: the Python packages are not installed."
 
 
@@ -33,6 +36,16 @@ class LogView:
         self._shown = len(log)
 
 
+def bound_widgets(ui: Any) -> dict[str, Any]:
+    """The widgets that show a parameter, by its name, for ``connectParametersToGui``.
+
+    ``connectGui`` finds them itself but gives no tag in released versions of 3D Slicer, so that what it has connected
+    stays so for ever and writes the values of a list that is being filled into the parameter node.
+    """
+    widgets = ((widget.property(PARAMETER_NAME), widget) for widget in vars(ui).values())
+    return {name: widget for name, widget in widgets if name}
+
+
 def make_timer(milliseconds: int, slot: Callable[[], None]) -> Any:
     """A timer, not yet started, that calls a slot each time it is up."""
     timer = qt.QTimer()
@@ -56,7 +69,12 @@ def colour_row(table: Any, row: int, columns: Sequence[int], colour: str) -> Non
 
 
 def may_install(confirm: Callable[[str], bool], work: str, missing: Sequence[str]) -> bool:
-    """Ask the user whether the packages that some work needs may be installed."""
+    """Ask the user whether the packages that some work needs may be installed.
+
+    Raises:
+        FocusNetError: ``E_PACKAGE`` when they can't be.
+    """
+    check_installable(missing)
     return confirm(
         f"{work} needs these Python packages in 3D Slicer: {', '.join(missing)}.\n\n"
         "Install them now? PyTorch is large; this can take several minutes."

@@ -31,10 +31,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prediction", required=True, type=Path, help="the same for the contours to be judged")
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
     parser.add_argument("--second", type=Path, help="contours of another method, for paired tests")
+    parser.add_argument("--observer", type=Path, help="contours of a second observer, the human yardstick")
     parser.add_argument("--ct", type=Path, help="CTs, for pictures and for RTSTRUCT files")
     parser.add_argument("--organs", help="only these organs, separated by commas")
     parser.add_argument("--label-names", type=Path, help="JSON file with the names of label values")
     parser.add_argument("--spellings", type=Path, help="table of own organ names: CSV or JSON")
+    parser.add_argument("--table", action="append", default=[], help="table for a paper: markdown, latex; repeatable")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     parser.add_argument("--quiet", "-q", action="store_true", help="only errors")
@@ -42,21 +44,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _evaluate(chosen: argparse.Namespace) -> int:
-    from focusnet.errors import FocusNetError
     from focusnet.evaluation import EvaluationOptions, evaluate
     from focusnet.evaluation.summary import mean_over_organs, summarise_rows
-    from focusnet.organs import find
 
-    names = [name.strip() for name in (chosen.organs or "").split(",") if name.strip()]
-    found = {name: find(name) for name in names}
-    if unknown := [name for name, organ in found.items() if organ is None]:
-        raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called {', '.join(unknown)}.")
     options = EvaluationOptions(
         others={} if chosen.second is None else {"second": chosen.second},
+        observer=chosen.observer,
         ct=chosen.ct,
-        organs=tuple(organ.key for organ in found.values() if organ is not None) or None,
+        organs=None if chosen.organs is None else _organ_keys(chosen.organs),
         label_names=chosen.label_names,
         spellings=chosen.spellings,
+        tables=tuple(chosen.table),
         jobs=1,  # each process of a pool would start another 3D Slicer
         overwrite=chosen.overwrite,
     )
@@ -77,6 +75,28 @@ def _evaluate(chosen: argparse.Namespace) -> int:
             if mean is not None:
                 print(f"{name}: mean DSC over {mean[1]} organs {mean[0]:.3f}", flush=True)
     return FAILED if result.failed else DONE
+
+
+def _organ_keys(text: str) -> tuple[str, ...]:
+    """Keys of the organs in a list, as the command line has them; its own functions need packages Slicer lacks.
+
+    Raises:
+        FocusNetError: ``E_USAGE`` for a list without a name, ``E_UNKNOWN_ORGAN`` with similar names.
+    """
+    from focusnet.errors import FocusNetError
+    from focusnet.organs import find, suggest
+
+    keys = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        organ = find(name)
+        if organ is None:
+            near = suggest(name)[:3]
+            hint = f"did you mean {' or '.join(near)}?" if near else "see the organ catalogue."
+            raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called '{name}'; {hint}")
+        keys.append(organ.key)
+    if not keys:
+        raise FocusNetError("E_USAGE", "The list of organs is empty; leave --organs out for all.")
+    return tuple(dict.fromkeys(keys))
 
 
 def _tell(line: str) -> None:

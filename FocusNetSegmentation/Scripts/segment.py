@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from FocusNetSegmentationLib.headless import REFUSED, Parser, end, guarded, own_arguments
+from FocusNetSegmentationLib.headless import REFUSED, Parser, end, guarded, own_arguments, require_packages
 from FocusNetSegmentationLib.runtime import in_application
 
 
@@ -46,6 +46,7 @@ def _command(arguments: Sequence[str]) -> list[str]:
 
 
 def _run(command: list[str]) -> int:
+    require_packages()
     from focusnet.cli import run
 
     if in_application() and any(part.split("=")[0] == "--jobs" for part in command):

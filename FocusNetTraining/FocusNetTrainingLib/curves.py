@@ -1,8 +1,9 @@
-"""Curves of a training in the scene: a table per stage, a series per loss and organ, two charts."""
+"""Curves of a run in the scene: a table per stage, a series per loss and organ, two charts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import slicer
@@ -13,6 +14,8 @@ from FocusNetTrainingLib.presets import stage_name
 
 Chart = Literal["dsc", "loss"]
 ATTRIBUTE = "FocusNet.Training"
+RUN_ATTRIBUTE = "FocusNet.Run"
+TABLE, SERIES, CHART = "vtkMRMLTableNode", "vtkMRMLPlotSeriesNode", "vtkMRMLPlotChartNode"
 STEP = "step"
 TITLES: dict[Chart, tuple[str, str]] = {"dsc": ("Validation DSC", "DSC"), "loss": ("Losses", "loss")}
 MEAN_COLOUR = (0.1, 0.1, 0.1)
@@ -23,36 +26,51 @@ LOSS_COLOURS = (
 
 
 class Curves:
-    """Keeps tables and charts of one run up to date; what the scene has of them already is used again.
+    """Tables and charts of one run; they come into the scene when a chart is asked for and are kept up to date then.
+
+    What the scene has of the run already is used again; other runs have nodes of their own.
 
     Args:
         scene: The MRML scene.
+        run: The run folder.
     """
 
-    def __init__(self, scene: Any) -> None:
+    def __init__(self, scene: Any, run: Path) -> None:
         self._scene = scene
+        self._run = run
+        self._prefix = f"FocusNet {run.name}"
+        self._rows: Sequence[Mapping[str, Any]] = ()
         self._written: dict[str, int] = {}
 
     def update(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show the rows of a run's validations: ``stage``, ``step``, ``score``, ``loss_*``, ``dsc_*``.
+        """Take in the rows of the run's validations: ``stage``, ``step``, ``score``, ``loss_*``, ``dsc_*``.
 
         Steps are counted over all stages, so that the stages lie side by side.
         """
+        self._rows = rows
+        if self._nodes(TABLE):
+            self._write()
+
+    def chart(self, kind: Chart) -> Any:
+        """The chart node with the curves of all rows, put into the scene where it is missing."""
+        self._write()
+        return self._chart(kind)
+
+    def _write(self) -> None:
         offset = 0.0
-        for stage in dict.fromkeys(str(row["stage"]) for row in rows):
-            mine = [row for row in rows if row["stage"] == stage]
-            if self._written.get(stage) != len(mine):
+        for stage in dict.fromkeys(str(row["stage"]) for row in self._rows):
+            mine = [row for row in self._rows if row["stage"] == stage]
+            if self._written.get(stage) != len(mine) or self._find(TABLE, stage) is None:
                 self._write_stage(stage, mine, offset)
                 self._written[stage] = len(mine)
             offset += float(mine[-1]["step"])
 
-    def chart(self, kind: Chart) -> Any:
-        """The chart node, made where it is missing."""
-        node = self._find("vtkMRMLPlotChartNode", kind)
+    def _chart(self, kind: Chart) -> Any:
+        node = self._find(CHART, kind)
         if node is None:
-            node = self._add("vtkMRMLPlotChartNode", f"FocusNet {TITLES[kind][0]}", kind)
             title, axis = TITLES[kind]
-            node.SetTitle(title)
+            node = self._add(CHART, f"{self._prefix} {title}", kind)
+            node.SetTitle(f"{title}, {self._run.name}")
             node.SetXAxisTitle("step")
             node.SetYAxisTitle(axis)
             if kind == "dsc":
@@ -60,19 +78,11 @@ class Curves:
                 node.SetYAxisRange(0.0, 1.0)
         return node
 
-    def clear(self) -> None:
-        """Remove all of it from the scene."""
-        for kind in ("vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLTableNode"):
-            for node in slicer.util.getNodesByClass(kind, self._scene):
-                if node.GetAttribute(ATTRIBUTE) is not None:
-                    self._scene.RemoveNode(node)
-        self._written = {}
-
     def _write_stage(self, stage: str, rows: Sequence[Mapping[str, Any]], offset: float) -> None:
         names = [name for name in rows[0] if name == "score" or name.startswith(("loss_", "dsc_"))]
         if not _is_segmentation(rows[0]):
             names = [name for name in names if name.startswith("loss_")]
-        table = self._find("vtkMRMLTableNode", stage) or self._add("vtkMRMLTableNode", f"FocusNet {stage}", stage)
+        table = self._find(TABLE, stage) or self._add(TABLE, f"{self._prefix} {stage}", stage)
         columns = vtk.vtkTable()
         for name in (STEP, *names):
             column = vtk.vtkDoubleArray()
@@ -86,10 +96,10 @@ class Curves:
 
     def _series(self, stage: str, name: str, table: Any, index: int) -> None:
         key = f"{stage}.{name}"
-        if self._find("vtkMRMLPlotSeriesNode", key) is not None:
+        if self._find(SERIES, key) is not None:
             return
         label, colour = _look(name, index)
-        series = self._add("vtkMRMLPlotSeriesNode", f"{label} ({stage_name(stage)})", key)
+        series = self._add(SERIES, f"{label} ({stage_name(stage)})", key)
         series.SetAndObserveTableNodeID(table.GetID())
         series.SetXColumnName(STEP)
         series.SetYColumnName(name)
@@ -99,15 +109,19 @@ class Curves:
         series.SetMarkerStyle(series.MarkerStyleCircle)
         series.SetMarkerSize(5)
         series.SetColor(*colour)
-        self.chart("loss" if name.startswith("loss_") else "dsc").AddAndObservePlotSeriesNodeID(series.GetID())
+        self._chart("loss" if name.startswith("loss_") else "dsc").AddAndObservePlotSeriesNodeID(series.GetID())
 
     def _find(self, kind: str, key: str) -> Any:
+        return next((node for node in self._nodes(kind) if node.GetAttribute(ATTRIBUTE) == key), None)
+
+    def _nodes(self, kind: str) -> list[Any]:
         nodes = slicer.util.getNodesByClass(kind, self._scene)
-        return next((node for node in nodes if node.GetAttribute(ATTRIBUTE) == key), None)
+        return [node for node in nodes if node.GetAttribute(RUN_ATTRIBUTE) == str(self._run)]
 
     def _add(self, kind: str, name: str, key: str) -> Any:
         node = self._scene.AddNewNodeByClass(kind, name)
         node.SetAttribute(ATTRIBUTE, key)
+        node.SetAttribute(RUN_ATTRIBUTE, str(self._run))
         return node
 
 

@@ -135,7 +135,7 @@ class EvaluatePanel:
             self._select(self.ui.predictionComboBox, parameters.predictionName)
             self._filling = False
         self._parameters = parameters
-        self._source_changed()
+        self._show_source()
 
     def scene_changed(self, *_: Any) -> None:
         """Nodes came or went; the lists follow shortly, once for many."""
@@ -165,7 +165,7 @@ class EvaluatePanel:
                 self.ui.referenceComboBox.setCurrentIndex(others[0] + 1)
 
     def refresh(self) -> None:
-        """List the segmentations that are in the scene now, and keep what was chosen."""
+        """List the segmentations that are in the scene now; what is chosen stays, and the parameter node as it is."""
         chosen = [combo.currentText for combo in (self.ui.referenceComboBox, self.ui.predictionComboBox)]
         self._groups = self._services.groups()
         self._filling = True
@@ -176,7 +176,7 @@ class EvaluatePanel:
                 combo.addItem(name)
             self._select(combo, text)
         self._filling = False
-        self._source_changed()
+        self._show_source()
 
     def update_buttons(self) -> None:
         """Enable what can be done now."""
@@ -338,18 +338,23 @@ class EvaluatePanel:
         self.ui.comparisonCollapsibleButton.visible = False
 
     def _source_changed(self, *_: Any) -> None:
+        """The user has chosen: keep it."""
         if self._filling:
             return
-        folders = self.ui.kindComboBox.currentIndex == FOLDERS
-        self.ui.sceneWidget.visible = not folders
-        self.ui.foldersWidget.visible = folders
         if self._parameters is not None:
-            self._parameters.compareFolders = folders
+            self._parameters.compareFolders = self.ui.kindComboBox.currentIndex == FOLDERS
             self._parameters.referenceName = self._chosen_name(self.ui.referenceComboBox)
             self._parameters.predictionName = self._chosen_name(self.ui.predictionComboBox)
             self._parameters.referenceFolder = self.ui.referencePathEdit.currentPath
             self._parameters.predictionFolder = self.ui.predictionPathEdit.currentPath
             self._parameters.ctFolder = self.ui.ctPathEdit.currentPath
+        self._show_source()
+
+    def _show_source(self) -> None:
+        """Show what belongs to the chosen sides."""
+        folders = self.ui.kindComboBox.currentIndex == FOLDERS
+        self.ui.sceneWidget.visible = not folders
+        self.ui.foldersWidget.visible = folders
         self._fill_names(())
         self.update_buttons()
 

@@ -25,7 +25,6 @@ from FocusNetTrainingLib.run_lock import RunLock, is_locked
 
 State = Literal["new", "starting", "training", "pausing", "paused", "interrupted", "failed", "finished"]
 ALIVE: tuple[State, ...] = ("starting", "training", "pausing")
-RESUMABLE: tuple[State, ...] = ("paused", "interrupted", "failed")
 
 
 @dataclass(frozen=True)

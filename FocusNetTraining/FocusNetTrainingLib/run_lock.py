@@ -45,13 +45,14 @@ class RunLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock."""
-    if not path.exists():
-        return False
-    lock = RunLock(path)
-    free = lock.acquire()
-    lock.release()
-    return not free
+    """Whether some process holds the lock; False where nobody may look."""
+    for mode in ("r+b", "rb"):  # over NFS only who may write can lock; what a colleague owns can be read only
+        try:
+            with path.open(mode) as file:
+                return not _try_lock(file)
+        except OSError:
+            continue
+    return False
 
 
 if sys.platform == "win32":

@@ -22,10 +22,10 @@ class TrainServices:
         read_preset: Reads one preset, or a configuration file.
         missing_packages: Requirements that are not installed.
         install_packages: Installs them, from a folder of wheels where one is given.
-        open_run: Looks into a run folder.
+        open_run: Looks into a run folder; refuses one that can't be read.
         start_task: Starts work in a child process, by kind, arguments and what puts files into its folder.
         scene_cases: The CTs of the scene with what is drawn on them.
-        curves: Makes the curves of a run in the scene.
+        curves: Makes the curves of a run, by its folder, in the scene.
         show_chart: Shows a chart node in a plot view.
         confirm: Asks the user a yes-no question.
         ask_open: Asks for a file, by title and filter; empty when cancelled.
@@ -41,7 +41,7 @@ class TrainServices:
     open_run: Callable[[Path], TrainingRun]
     start_task: Callable[..., Task]
     scene_cases: Callable[[], Sequence[SceneCase]]
-    curves: Callable[[], Any]
+    curves: Callable[[Path], Any]
     show_chart: Callable[[Any], None]
     confirm: Callable[[str], bool]
     ask_open: Callable[[str, str], str]

@@ -38,7 +38,7 @@ class TrainPanel:
         services: The world outside.
 
     Attributes:
-        curves: The run's curves in the scene; None while there is no scene.
+        curves: The run's curves in the scene; None while there is no run or no scene.
     """
 
     def __init__(self, ui: Any, services: TrainServices) -> None:
@@ -53,6 +53,7 @@ class TrainPanel:
         self._task: Any = None
         self._filling = False
         self._message = ""
+        self._refusal = ""
         self._timer = make_timer(POLL_MILLISECONDS, self.poll)
         self.data = DataPanel(ui, services, self._packages_ready)
         self.data.changed = self._data_changed
@@ -86,11 +87,10 @@ class TrainPanel:
                 parameters.runFolder = self._services.recall_run()
             self._show_choices(parameters)
             self._parameters = parameters
-            self.curves = self._services.curves()
-            self._shown_rows = -1
         self.data.set_parameters(parameters)
         if parameters is not None:
             self._open_run(parameters.runFolder)
+        self._begin_curves()
         self.update()
 
     def scene_closes(self) -> None:
@@ -118,21 +118,30 @@ class TrainPanel:
             if not self._packages_ready():
                 return
             self._run.start(self._request())
-            self._services.remember_run(self.ui.runPathEdit.currentPath)
+            self._services.remember_run(str(self._run.folder.path))
         except FocusNetError as error:
             self._message = str(error)
         self.poll()
 
     def pause(self, *_: Any) -> None:
         """Ask for a checkpoint and the end of the process."""
-        self._run.pause()
+        self._message = ""
+        try:
+            self._run.pause()
+        except FocusNetError as error:
+            self._message = str(error)
         self.update()
 
     def stop(self, *_: Any) -> None:
         """End the process at once, after asking."""
-        if self._services.confirm("End the training now? What was learned since the last checkpoint is lost."):
+        if not self._services.confirm("End the training now? What was learned since the last checkpoint is lost."):
+            return
+        self._message = ""
+        try:
             self._run.stop()
-            self.update()
+        except FocusNetError as error:
+            self._message = str(error)
+        self.update()
 
     def install(self, *_: Any) -> None:
         """Measure the model of the run and add it to this computer's models; a second click cancels."""
@@ -146,7 +155,10 @@ class TrainPanel:
     def poll(self) -> None:
         """Take in what has happened since."""
         if self._run is not None:
-            self._run.poll()
+            try:
+                self._run.poll()
+            except FocusNetError as error:
+                self._refuse_run(error)
         self.data.poll()
         if self._task is not None and not self._task.poll():
             self._installed()
@@ -340,9 +352,13 @@ class TrainPanel:
         """Look into a run folder: what runs there is shown, what was asked for is chosen."""
         if self._run is not None and str(self._run.folder.path) == path:
             return
-        self._run = self._services.open_run(Path(path)) if path else None
-        self._shown_rows = -1
+        self._run, self._refusal = None, ""
         self._log.clear()
+        try:
+            self._run = self._services.open_run(Path(path)) if path else None
+        except FocusNetError as error:
+            self._refuse_run(error)
+        self._begin_curves()
         request = None if self._run is None else self._run.folder.read_request()
         if request is not None and self.status.state != "new":
             self._select_preset(request.preset)
@@ -357,12 +373,23 @@ class TrainPanel:
             if not self.ui.dataPathEdit.currentPath:
                 self.ui.dataPathEdit.currentPath = request.data
 
+    def _refuse_run(self, error: FocusNetError) -> None:
+        """Let go of a run whose folder can't be used; nothing of it, nor of the one before, is shown any more."""
+        self._run, self.curves, self._refusal, self._message = None, None, str(error), ""
+        self.ui.curvesCollapsibleButton.visible = False
+
+    def _begin_curves(self) -> None:
+        """The curves of the run in the scene, both of which may be others now."""
+        has_place = self._run is not None and self._parameters is not None
+        self.curves = self._services.curves(self._run.folder.path) if has_place else None
+        self._shown_rows = -1
+
     def _show_status(self, status: RunStatus) -> None:
         if self._task is not None:
             progress = self._task.progress
             share, text = progress.share, task_headline(progress)
         else:
-            share, text = status.share, self._message or run_headline(status)
+            share, text = status.share, self._refusal or self._message or run_headline(status)
         self.ui.progressBar.visible = self._task is not None or status.is_alive or status.state == "paused"
         self.ui.progressBar.value = round(100 * share)
         self.ui.statusLabel.text = text
@@ -391,6 +418,7 @@ class TrainPanel:
         table.resizeColumnsToContents()
 
     def _show_chart(self, kind: Any) -> None:
+        """Put the curves into the scene, which nobody has asked for before, and show one chart."""
         if self.curves is not None:
             self._services.show_chart(self.curves.chart(kind))
 

@@ -61,7 +61,8 @@ def _train(run: RunFolder) -> None:
     from focusnet_training.runs import train
     from focusnet_training.trainer import TrainingOptions
 
-    options = TrainingOptions(request.device, max_hours=request.hours or math.inf, report=_Report().tell)
+    max_hours = request.hours if request.hours > 0 else math.inf
+    options = TrainingOptions(request.device, max_hours=max_hours, report=_Report().tell)
     own = Path(request.preset).suffix == ".toml"
     source = "--config CONFIG" if own else f"--preset {request.preset}"
     until = [] if request.until is None else [f"--stage {request.until}"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ class TrainingRun:
         path: The run folder.
         start_worker: Starts Python with arguments and a log file; another one than the default is for tests.
         end_group: Ends a process with all it has started, by the number the process gave.
+
+    Raises:
+        FocusNetError: ``E_RUN`` when the folder can't be read.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class TrainingRun:
         self._started: Started | None = None
         self._starts_before = 0
         self._stopped = False
-        self.status = self.folder.refresh()
+        self.status = self._refreshed()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -47,8 +51,12 @@ class TrainingRun:
         return self.folder.log
 
     def poll(self) -> RunStatus:
-        """How the run stands now; never waits."""
-        status = self.folder.refresh()
+        """How the run stands now; never waits.
+
+        Raises:
+            FocusNetError: ``E_RUN`` when the folder can't be read any more.
+        """
+        status = self._refreshed()
         code = None if self._started is None else self._started.poll()
         spoken = self.folder.starts > self._starts_before
         if self._started is not None and code is None and not spoken and not self._stopped:
@@ -66,7 +74,7 @@ class TrainingRun:
         """Begin the run, or go on from its last checkpoint.
 
         Raises:
-            FocusNetError: ``E_RUN_BUSY`` when a process works on it, ``E_START`` when none can be started.
+            FocusNetError: ``E_RUN_BUSY`` when a process works on it, ``E_START`` when none can be started, ``E_RUN``.
         """
         if self.poll().is_alive:
             raise FocusNetError("E_RUN_BUSY", "This run is being trained already; pause or stop it first.")
@@ -85,23 +93,49 @@ class TrainingRun:
         self.status = replace(self.status, state="starting", error=None)
 
     def pause(self) -> None:
-        """Ask the process to write a checkpoint and end."""
+        """Ask the process to write a checkpoint and end.
+
+        Raises:
+            FocusNetError: ``E_RUN`` when it can't be asked.
+        """
         if self.poll().is_alive:
-            self.folder.ask_pause()
+            self._ask_pause(True)
             self.poll()
 
     def stop(self) -> None:
-        """End the process with all it has started; the last checkpoint stays."""
+        """End the process with all it has started; the last checkpoint stays.
+
+        Raises:
+            FocusNetError: ``E_RUN`` when it is not ours and can't be asked.
+        """
         if not self.poll().is_alive:
             return
         group = self._started.pid if self._started is not None else self.folder.process_group()
         if group is None:  # a run of the command line, perhaps of another user
-            self.folder.ask_pause()
+            self._ask_pause(True)
         else:
             self._stopped = True
             self._end_group(group)
-            self.folder.ask_pause(False)
+            self._ask_pause(False)
         self.poll()
+
+    def _refreshed(self) -> RunStatus:
+        with self._folder_used():
+            return self.folder.refresh()
+
+    def _ask_pause(self, wanted: bool) -> None:
+        with self._folder_used():
+            self.folder.ask_pause(wanted)
+
+    @contextmanager
+    def _folder_used(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FocusNetError(
+                "E_RUN", f"The run folder '{self.folder.path}' can't be used: {reason}; choose it again, or another."
+            ) from error
 
     def _why_ended(self, code: int) -> FocusNetError:
         last = self.log[-1] if self.log else "it said nothing"

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "FocusNetSegmentation"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from FocusNetSegmentationLib.headless import DONE, Parser, end, guarded, own_arguments
+from FocusNetSegmentationLib.headless import DONE, Parser, end, guarded, own_arguments, require_packages
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,6 +41,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _run(own: argparse.Namespace, others: list[str]) -> int:
+    require_packages()
     from focusnet.cli import run
     from focusnet_training.runs import is_finished
 

@@ -4,11 +4,12 @@ Qt itself is real (PySide6). As in PythonQt, Qt properties are attributes and no
 their C++ signature, and an unknown attribute can't be set. Good for wiring, names, the .ui file and the scene; not for
 the look of CTK or for threads.
 """
-# ruff: noqa: N802, N815 - names are Qt's and Slicer's
+# ruff: noqa: N802, N803, N815 - names are Qt's and Slicer's
 
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import types
 import typing
@@ -96,10 +97,11 @@ class _Collapsible(QtWidgets.QGroupBox):
 class _PathEdit(QtWidgets.QLineEdit):
     SIGNALS = ("currentPathChanged(QString)",)
     currentPathChanged = QtCore.Signal(str)
+    DIRS, FILES, ALL_ENTRIES = 1, 2, 0x6017  # of QDir; with files among them, the button browses for a file only
 
     def __init__(self, parent: Any = None) -> None:
         super().__init__(parent)
-        self._filters = 0
+        self._filters = self.ALL_ENTRIES
         self.textChanged.connect(self.currentPathChanged)
 
     currentPath = QtCore.Property(
@@ -262,8 +264,7 @@ def qt_module() -> types.ModuleType:
 def ctk_module() -> types.ModuleType:
     """Module ``ctk``."""
     module = types.ModuleType("ctk")
-    path_edit = CLASSES["ctkPathLineEdit"]
-    module.ctkPathLineEdit = types.SimpleNamespace(Dirs=1, Files=2, __call__=path_edit)  # type: ignore[attr-defined]
+    module.ctkPathLineEdit = types.SimpleNamespace(Dirs=_PathEdit.DIRS, Files=_PathEdit.FILES)  # type: ignore[attr-defined]
     module.ctkCollapsibleButton = CLASSES["ctkCollapsibleButton"]  # type: ignore[attr-defined]
     return module
 
@@ -273,6 +274,21 @@ class Choice:
 
     def __init__(self, choices: list[Any]) -> None:
         self.choices = choices
+
+    def validate(self, value: Any) -> None:
+        if value not in self.choices:
+            raise ValueError(f"{value!r} is none of {self.choices}")
+
+
+class WithinRange:
+    """Annotation: least and greatest value of a parameter."""
+
+    def __init__(self, minimum: float, maximum: float) -> None:
+        self.minimum, self.maximum = minimum, maximum
+
+    def validate(self, value: Any) -> None:
+        if not self.minimum <= value <= self.maximum:
+            raise ValueError(f"{value!r} is not within {self.minimum} and {self.maximum}")
 
 
 PLAIN = (str, bool, float)
@@ -284,8 +300,10 @@ class _Parameter:
     def __init__(self, name: str, annotation: Any, default: Any) -> None:
         self.name, self.default = name, default
         self.kind = typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
-        extras = typing.get_args(annotation)[1:] if self.kind is not annotation else ()
-        self.choices = next((extra.choices for extra in extras if isinstance(extra, Choice)), None)
+        self.validators = typing.get_args(annotation)[1:] if self.kind is not annotation else ()
+
+    def annotation(self, kind: type) -> Any:
+        return next((validator for validator in self.validators if isinstance(validator, kind)), None)
 
     def read(self, node: Any) -> Any:
         if self.kind in PLAIN:
@@ -295,92 +313,110 @@ class _Parameter:
 
     def write(self, node: Any, value: Any) -> None:
         if self.kind in PLAIN:
-            if not isinstance(value, self.kind) or (self.choices is not None and value not in self.choices):
-                raise ValueError(f"{value!r} is no value of {self.name}")
+            if not isinstance(value, self.kind):
+                raise TypeError(f"{value!r} is no value of {self.name}")
+            for validator in self.validators:
+                validator.validate(value)
             node.SetParameter(self.name, str(value))
         else:
             node.SetNodeReferenceID(self.name, None if value is None else value.GetID())
             node.Modified()
 
 
+class _Connector:
+    """Binds a widget to a parameter; the widget keeps it, so it works until it is told to let go."""
+
+    def __init__(self, widget: Any, parameter: _Parameter) -> None:
+        self._widget, self._kind = widget, parameter.kind
+        self._connection: Any = None
+        choice, within = parameter.annotation(Choice), parameter.annotation(WithinRange)
+        self._choices = [] if choice is None else choice.choices
+        if self._kind is float:  # what the .ui file says is lost
+            widget.minimum = -math.inf if within is None else within.minimum
+            widget.maximum = math.inf if within is None else within.maximum
+        if choice is not None:
+            widget.clear()
+            for item in self._choices:
+                widget.addItem(str(item))
+
+    def on_changed(self, callback: Any) -> None:
+        if callback is None:
+            _changed(self._widget).disconnect(self._connection)
+        else:
+            self._connection = _changed(self._widget).connect(lambda *_: callback())
+
+    def read(self) -> Any:
+        if self._kind is bool:
+            return self._widget.checked
+        if self._kind is float:
+            return self._widget.value
+        return self._choices[self._widget.currentIndex] if self._choices else self._widget.currentNode()
+
+    def write(self, value: Any) -> None:
+        if self._kind is bool:
+            self._widget.checked = value
+        elif self._kind is float:
+            self._widget.value = value
+        elif self._choices:
+            self._widget.setCurrentIndex(self._choices.index(value))
+        else:
+            self._widget.setCurrentNode(value)
+
+
 def parameter_node_wrapper(cls: type) -> type:
     """``@parameterNodeWrapper`` for str, bool, float and node parameters."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    parameters = [_Parameter(name, hint, getattr(cls, name, None)) for name, hint in hints.items()]
+    parameters = {name: _Parameter(name, hint, getattr(cls, name, None)) for name, hint in hints.items()}
 
     def initialise(self: Any, node: Any) -> None:
-        self.parameterNode, self._guis = node, {}
-        for p in parameters:
+        self.parameterNode, self._guis, self._next_tag, self._updating = node, {}, 0, False
+        for p in parameters.values():
             if p.kind in PLAIN and p.name not in node.GetParameterNames():
                 p.write(node, p.default)
 
-    def connect_gui(self: Any, ui: Any) -> int:
-        by_name = {p.name: p for p in parameters}
-        bound = [
-            (w, by_name[w.property("SlicerParameterName")])
-            for w in vars(ui).values()
-            if w.property("SlicerParameterName")
-        ]
-        state = {"busy": False, "on": True}
+    def update(self: Any) -> None:
+        if self._updating:
+            return
+        self._updating = True
+        try:
+            for connectors in list(self._guis.values()):
+                for name, connector in connectors.items():
+                    connector.write(parameters[name].read(self.parameterNode))
+        finally:
+            self._updating = False
 
-        def show(*_: Any) -> None:
-            if state["busy"] or not state["on"]:
-                return
-            state["busy"] = True
-            for widget, p in bound:
-                _show(widget, p, p.read(self.parameterNode))
-            state["busy"] = False
+    def keep(self: Any, name: str, connector: _Connector) -> None:
+        if not self._updating:
+            parameters[name].write(self.parameterNode, connector.read())
 
-        def keep(widget: Any, p: _Parameter) -> None:
-            if state["on"] and not state["busy"]:
-                p.write(self.parameterNode, _shown(widget, p))
-
-        for widget, p in bound:
-            if p.choices is not None:
-                widget.clear()
-                for choice in p.choices:
-                    widget.addItem(str(choice))
-            _show(widget, p, p.read(self.parameterNode))
-            _changed(widget).connect(lambda *_, widget=widget, p=p: keep(widget, p))
-        tag = len(self._guis) + 1
-        observer = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, show)
-        self._guis[tag] = (state, observer)
+    def connect_parameters(self: Any, widgets: dict[str, Any]) -> int:
+        connectors = {name: _Connector(widget, parameters[name]) for name, widget in widgets.items()}
+        tag, self._next_tag = self._next_tag, self._next_tag + 1
+        self._guis[tag] = connectors
+        for name, connector in connectors.items():
+            connector.write(parameters[name].read(self.parameterNode))
+            connector.on_changed(lambda name=name, connector=connector: keep(self, name, connector))
+        self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: update(self))
         return tag
 
-    def disconnect_gui(self: Any, tag: int) -> None:
-        state, observer = self._guis.pop(tag)
-        state["on"] = False
-        self.parameterNode.RemoveObserver(observer)
+    def connect_gui(self: Any, ui: Any) -> None:
+        """As in released versions of Slicer: the tag is not returned."""
+        named = ((widget.property("SlicerParameterName"), widget) for widget in vars(ui).values())
+        connect_parameters(self, {name: widget for name, widget in named if name})
+
+    def disconnect_gui(self: Any, tag: Any) -> None:
+        for connector in self._guis.pop(tag, {}).values():
+            connector.on_changed(None)
 
     members: dict[str, Any] = {
-        p.name: property(
+        name: property(
             lambda self, p=p: p.read(self.parameterNode), lambda self, value, p=p: p.write(self.parameterNode, value)
         )
-        for p in parameters
+        for name, p in parameters.items()
     }
-    members |= {"__init__": initialise, "connectGui": connect_gui, "disconnectGui": disconnect_gui}
+    members |= {"__init__": initialise, "disconnectGui": disconnect_gui}
+    members |= {"connectGui": connect_gui, "connectParametersToGui": connect_parameters}
     return type(cls.__name__, (), members)
-
-
-def _show(widget: Any, parameter: _Parameter, value: Any) -> None:
-    if parameter.kind is bool:
-        widget.checked = value
-    elif parameter.kind is float:
-        widget.value = value
-    elif parameter.choices is not None:
-        widget.setCurrentIndex(parameter.choices.index(value))
-    else:
-        widget.setCurrentNode(value)
-
-
-def _shown(widget: Any, parameter: _Parameter) -> Any:
-    if parameter.kind is bool:
-        return widget.checked
-    if parameter.kind is float:
-        return widget.value
-    if parameter.choices is not None:
-        return parameter.choices[widget.currentIndex]
-    return widget.currentNode()
 
 
 def _changed(widget: Any) -> Any:
@@ -389,6 +425,33 @@ def _changed(widget: Any) -> Any:
     if hasattr(widget, "valueChanged"):
         return widget.valueChanged
     return widget.toggled if hasattr(widget, "toggled") else widget.currentIndexChanged
+
+
+def sample_data_module() -> types.ModuleType:
+    """Module ``SampleData``; ``SampleDataLogic.sources`` lists what was registered."""
+
+    class SampleDataLogic:
+        sources: typing.ClassVar[list[dict[str, Any]]] = []
+
+        @staticmethod
+        def registerCustomSampleDataSource(
+            category: str = "Custom",
+            sampleName: Any = None,
+            uris: Any = None,
+            fileNames: Any = None,
+            nodeNames: Any = None,
+            customDownloader: Any = None,
+            thumbnailFileName: Any = None,
+            loadFileType: Any = None,
+            loadFiles: Any = None,
+            loadFileProperties: Any = None,
+            checksums: Any = None,
+        ) -> None:
+            SampleDataLogic.sources.append(dict(locals()))
+
+    module = types.ModuleType("SampleData")
+    module.SampleDataLogic = SampleDataLogic  # type: ignore[attr-defined]
+    return module
 
 
 class _Module:
@@ -447,9 +510,10 @@ def install(monkeypatch: Any, resources: Path) -> None:
     modules = {
         "qt": qt_module(),
         "ctk": ctk_module(),
+        "SampleData": sample_data_module(),
         "slicer.i18n": types.SimpleNamespace(tr=lambda text: text, translate=lambda context, text: text),
         "slicer.parameterNodeWrapper": types.SimpleNamespace(
-            Choice=Choice, parameterNodeWrapper=parameter_node_wrapper
+            Choice=Choice, WithinRange=WithinRange, parameterNodeWrapper=parameter_node_wrapper
         ),
         "slicer.ScriptedLoadableModule": types.SimpleNamespace(
             ScriptedLoadableModule=_Module,

@@ -329,6 +329,19 @@ def test_choices_come_back_with_the_scene(panel, patient):
     assert kept.predictionName == "automatic"
 
 
+def test_choices_outlast_segmentations_that_come_later(panel, patient, scene):
+    """While a scene is loaded its parameter node is there before its segmentations."""
+    kept = SimpleNamespace(**{**NO_CHOICES, "referenceName": "planning", "predictionName": "automatic"})
+    panel.set_parameters(kept)
+    panel.refresh()
+    assert (kept.referenceName, kept.predictionName) == ("planning", "automatic")
+    scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "planning")
+    panel.set_parameters(kept)
+    assert panel.ui.referenceComboBox.currentText == "planning"
+    panel.ui.referenceComboBox.setCurrentIndex(0)
+    assert kept.referenceName == ""  # the user's own choice
+
+
 def test_compare_from_segmentation_selects_result_and_the_only_other(panel, patient):
     panel.ui.kindComboBox.setCurrentIndex(1)
     panel.compare([patient.automatic])

@@ -111,6 +111,21 @@ def test_database_of_slicer_is_asked_for_the_files(loaded, tmp_path, monkeypatch
         series_reference(node)
 
 
+def test_other_files_in_the_folder_are_no_obstacle(loaded, tmp_path):
+    from FocusNetSegmentationLib.dicom_exchange import save_rtstruct
+
+    node, volume, files = loaded()
+    nodes, _ = result_of(node, volume)
+    content = files[0].read_bytes()
+    truncated = content[: content.index(b"\x20\x00\x0e\x00")]  # before the UID of the series
+    (files[0].parent / "another patient.dcm").write_bytes(truncated)
+    summary = save_rtstruct(nodes, node, tmp_path / "rs.dcm")
+    assert summary is not None
+    referenced = pydicom.dcmread(tmp_path / "rs.dcm").ReferencedFrameOfReferenceSequence[0]
+    series = referenced.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
+    assert len(series.ContourImageSequence) == len(files)
+
+
 def about(point_ras, matrix):
     """A 3 x 3 matrix applied round a point."""
     full = np.eye(4)

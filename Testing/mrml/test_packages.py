@@ -125,6 +125,34 @@ def test_failed_installations_say_why(slicer, torch_extension):
         packages.install(["pydantic>=2.7"])
 
 
+@pytest.mark.parametrize(
+    "error", [OSError('[WinError 126] Error loading "c10.dll"'), ImportError("DLL load failed while importing _C")]
+)
+def test_a_torch_that_cannot_be_loaded_is_told(slicer, torch_extension, error):
+    def fail(self, **wanted):
+        raise error
+
+    torch_extension.installTorch = fail
+    with pytest.raises(FocusNetError, match=r"E_PACKAGE.*(c10|DLL).*restart 3D Slicer.*Visual C\+\+"):
+        packages.install(["torch>=2.4"])
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "refused"),
+    [("darwin", "x86_64", True), ("darwin", "arm64", False), ("linux", "x86_64", False)],
+)
+def test_torch_is_not_offered_on_a_mac_without_a_build(slicer, torch_extension, monkeypatch, system, machine, refused):
+    monkeypatch.setattr(packages.sys, "platform", system)
+    monkeypatch.setattr(packages.platform, "machine", lambda: machine)
+    packages.check_installable(["jinja2>=3.1"])
+    for act in (packages.check_installable, packages.install):
+        if refused:
+            with pytest.raises(FocusNetError, match=r"E_PACKAGE.*command line 'focusnet'"):
+                act(["torch>=2.4"])
+        else:
+            act(["torch>=2.4"])
+
+
 def test_installation_without_effect_asks_for_a_restart(slicer, monkeypatch):
     monkeypatch.setattr(packages, "missing_of", lambda requirements: ["typer>=0.12"])
     with pytest.raises(FocusNetError, match="restart"):

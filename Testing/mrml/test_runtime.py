@@ -52,7 +52,7 @@ def test_says_what_is_missing(monkeypatch):
     from FocusNetSegmentationLib import runtime
 
     monkeypatch.setitem(sys.modules, "slicer", None)
-    with pytest.raises(FocusNetError, match=r"E_NO_MRML.*pip install"):
+    with pytest.raises(FocusNetError, match=r"E_NO_MRML.*pip install \"\.\[mrml\]\""):
         runtime.ensure()
 
 

@@ -1,6 +1,7 @@
 """A training in a process of its own, found, paused, stopped and resumed through its run folder."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -224,3 +225,54 @@ def test_the_lock_goes_with_its_process(tmp_path):
     child.wait()
     assert not is_locked(path)
     assert not is_locked(Path(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_lock_that_cannot_be_opened_is_no_obstacle_to_looking(tmp_path, monkeypatch):
+    (tmp_path / "worker.lock").mkdir()
+    assert not is_locked(tmp_path / "worker.lock")
+    assert TrainingRun(tmp_path).status.state == "new"
+
+    path, real = tmp_path / "lock", Path.open
+    lock = RunLock(path)
+    assert lock.acquire()
+
+    def read_only(self, mode="r", *more, **options):
+        if self == path and mode != "rb":
+            raise PermissionError(13, "Permission denied")
+        return real(self, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    assert is_locked(path)  # a colleague's run
+    lock.release()
+    assert not is_locked(path)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    run = TrainingRun(tmp_path)
+
+    def refused(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(RunFolder, "refresh", refused)
+    for act in (run.poll, run.pause, run.stop, lambda: TrainingRun(tmp_path)):
+        with pytest.raises(FocusNetError, match=r"E_RUN: .*Permission denied"):
+            act()
+
+
+@pytest.mark.parametrize(("hours", "budget"), [(0.0, math.inf), (-2.0, math.inf), (1.5, 1.5)])
+def test_a_time_budget_is_none_or_positive(request_of, tmp_path, monkeypatch, hours, budget):
+    import focusnet_training.runs
+    from FocusNetTrainingLib import train_worker
+
+    asked = []
+
+    def train(config, data, folder, options, **_):
+        asked.append(options.max_hours)
+        return True
+
+    monkeypatch.setattr(focusnet_training.runs, "train", train)
+    folder = RunFolder(tmp_path / "run")
+    folder.write_request(request_of(hours=hours))
+    assert train_worker.main(folder.path) == 0
+    assert asked == [budget]

@@ -75,6 +75,19 @@ def test_nothing_needs_to_be_installed(script, folders, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.csv", "metrics.json"]
 
 
+def test_organs_observer_and_tables(module, folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--organs", "Lt Parotid, left parotid gland", "--observer", str(folders[0])]
+    tables = ["--table", "markdown", "--table", "latex"]
+    assert module.main(arguments(folders, out, *more, *tables)) == 0
+    names = {path.name for path in out.iterdir()}
+    assert {"metrics.csv", "metrics_observer.csv", "tables.md", "tables.tex"} <= names
+    with (out / "metrics.csv").open() as file:
+        assert {row["organ"] for row in csv.DictReader(file)} == {"parotid_l"}
+    assert module.main(arguments(folders, tmp_path / "x", "--organs", "paroti_l")) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
 def test_a_failed_case_is_exit_1_and_the_others_are_done(module, folders, tmp_path, capsys):
     (folders[1] / "pt_2.seg.nrrd").write_text("damaged")
     assert module.main(arguments(folders, tmp_path / "out")) == 1
@@ -88,6 +101,9 @@ def test_a_failed_case_is_exit_1_and_the_others_are_done(module, folders, tmp_pa
         (lambda a: a[:-2], "E_USAGE"),
         (lambda a: [*a, "--what"], "E_USAGE"),
         (lambda a: [*a, "--organs", "tail"], "E_UNKNOWN_ORGAN"),
+        (lambda a: [*a, "--organs", "Parotid_L,,tail"], "E_UNKNOWN_ORGAN"),
+        (lambda a: [*a, "--organs", " , "], "E_USAGE"),
+        (lambda a: [*a, "--table", "word"], "E_USAGE"),
         (lambda a: ["--reference", "missing", *a[2:]], "E_NO_CASES"),
     ],
 )
@@ -122,6 +138,30 @@ def test_no_exception_leaves(module, folders, tmp_path, capsys, monkeypatch, rai
     monkeypatch.setattr(focusnet.evaluation, "evaluate", fail)
     assert module.main(arguments(folders, tmp_path / "out")) == code
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_package_that_is_missing_is_named(module, folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "focusnet.evaluation", None)
+    assert module.main(arguments(folders, tmp_path / "out")) == 1  # ours: a fault, not a package
+    assert capsys.readouterr().err.startswith("E_INTERNAL: ModuleNotFoundError")
+
+    import FocusNetSegmentationLib.headless as headless
+
+    def fail(name):
+        def work():
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+        return work
+
+    monkeypatch.setattr(headless, "missing_packages", lambda: ["torch>=2.4", "typer>=0.12"])
+    assert headless.guarded(fail("typer.core")) == 2
+    told = 'E_PACKAGE: Missing: torch>=2.4, typer>=0.12; install by: {} -m pip install "torch>=2.4" "typer>=0.12"\n'
+    assert capsys.readouterr().err == told.format("python")
+    monkeypatch.setattr(headless, "in_application", lambda: True)
+    assert headless.guarded(fail("torch")) == 2
+    assert capsys.readouterr().err == told.format("PythonSlicer")
+    assert headless.guarded(fail("pydicom")) == 2
+    assert capsys.readouterr().err.endswith('PythonSlicer -m pip install "pydicom"\n')
 
 
 def test_help_is_exit_0(module, capsys):

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import types
@@ -100,6 +101,32 @@ def test_no_exception_leaves(module, monkeypatch, capsys):
     monkeypatch.setattr(focusnet.cli, "run", lambda command: 1 / 0)
     assert module.main(["--input", "a", "--output", "b"]) == 1
     assert capsys.readouterr().err.startswith("E_INTERNAL: ZeroDivisionError")
+
+
+@pytest.mark.parametrize("missing", [("torch", "typer"), ("torch",)])
+def test_missing_packages_are_named_with_the_command_that_installs_them(script, ct_file, tmp_path, missing):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "from importlib import metadata\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "real = metadata.version\n"
+        "def version(name):\n"
+        f"    if name in {missing!r}:\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "metadata.version = version\n"
+    )
+    command = [sys.executable, str(script), "--", "--input", str(ct_file), "--output", str(tmp_path / "x.mrb")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    lines = [line for line in ("torch>=2.4", "typer>=0.12") if line.split(">=")[0] in missing]
+    quoted = " ".join(f'"{line}"' for line in lines)
+    assert done.stderr == f"E_PACKAGE: Missing: {', '.join(lines)}; install by: python -m pip install {quoted}\n"
 
 
 def test_arguments_after_the_dashes(module):

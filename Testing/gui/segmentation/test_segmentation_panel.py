@@ -1,6 +1,5 @@
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,6 +198,44 @@ def test_choices_stay_with_the_scene(widget, outside, scene, tmp_path):
     assert states == [False, True, True, True]
 
 
+def test_choices_outlast_a_look_at_another_module(widget):
+    ui = widget.ui
+    widget.enter()
+    for combo in (ui.outputComboBox, ui.deviceComboBox, ui.precisionComboBox):
+        combo.setCurrentIndex(1)
+    widget.enter()
+    shown = [combo.currentIndex for combo in (ui.outputComboBox, ui.deviceComboBox, ui.precisionComboBox)]
+    kept = widget.logic.getParameterNode()
+    assert shown == [1, 1, 1]
+    assert (kept.output, kept.device, kept.precision) == (ui.outputComboBox.currentText, "cpu", "fp32")
+
+
+def test_a_scene_that_is_loaded_shows_its_choices_and_runs_them(widget, outside, scene, add_ct, tmp_path):
+    import qt
+    from FocusNetSegmentationLib.storage import save_scene
+
+    ui = widget.ui
+    ui.modelComboBox.setCurrentIndex(1)
+    ui.organsList.item(0).setCheckState(qt.Qt.Unchecked)
+    save_scene(tmp_path / "s.mrb")
+    scene.Clear(0)
+    assert ui.modelComboBox.currentText == "openkbp7"
+    assert scene.ReadFromMRB(str(tmp_path / "s.mrb"))  # with the panel open
+    assert ui.modelComboBox.currentText == "phantom22"
+    assert [ui.organsList.item(n).checkState() == qt.Qt.Checked for n in range(2)] == [False, True]
+    assert ui.inputVolumeSelector.currentNode().GetName() == "CT"
+    ui.segmentButton.click()
+    request = json.loads((outside.children[0].folder / "request.json").read_text())
+    assert (request["model"], request["organs"]) == ("phantom22", ["eye_r"])
+
+
+def test_what_runs_is_what_is_shown(widget, outside):
+    widget.logic.getParameterNode().model = "phantom22"  # by a script; the panel shows another
+    widget.ui.segmentButton.click()
+    request = json.loads((outside.children[0].folder / "request.json").read_text())
+    assert request["model"] == widget.ui.modelComboBox.currentText == "openkbp7"
+
+
 def test_models(widget, outside):
     import qt
 
@@ -243,6 +280,18 @@ def test_packages_are_installed_only_when_the_user_agrees(module, outside, add_c
     assert outside.children[0].ended
 
 
+def test_no_installation_is_offered_where_none_can_be(widget, outside, monkeypatch):
+    import platform
+    import sys
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    outside.missing = ["torch>=2.4", "typer>=0.12"]
+    widget.ui.segmentButton.click()
+    assert widget.ui.statusLabel.text.startswith("E_PACKAGE: There is no torch>=2.4 for 3D Slicer on macOS")
+    assert outside.asked == outside.installed == outside.children == []
+
+
 def test_failed_installation_is_told(widget, outside, monkeypatch):
     outside.missing = ["torch>=2.4"]
 
@@ -278,7 +327,7 @@ def test_code_and_ui_file_name_the_same_widgets(root, module):
         assert hasattr(module.FocusNetSegmentationParameterNode, name)
 
 
-def test_module_introduces_itself(module, application, scene, monkeypatch):
+def test_module_introduces_itself(module, application, scene):
     import types
 
     parent = types.SimpleNamespace()
@@ -288,13 +337,12 @@ def test_module_introduces_itself(module, application, scene, monkeypatch):
     assert "Research use only" in parent.helpText
     assert "Medical Image Analysis" in parent.acknowledgementText
     assert {signal for signal, _ in application.started} == {"startupCompleted()"}
-    sources = []
-    logic = types.SimpleNamespace(registerCustomSampleDataSource=lambda **source: sources.append(source))
-    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
     for _, slot in application.started:
         slot()
-    (source,) = sources
-    assert source["category"] == "FocusNet"
+    import SampleData
+
+    (source,) = SampleData.SampleDataLogic.sources
+    assert (source["category"], source["sampleName"]) == ("FocusNet", "Synthetic head and neck CT")
     assert source["uris"] == ""  # nothing is downloaded
     assert Path(source["thumbnailFileName"]).is_file()
     node = source["customDownloader"]("source")

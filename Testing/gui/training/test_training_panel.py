@@ -117,6 +117,55 @@ def test_choices_stay_with_the_scene(ready, workers, scene, tmp_path, outside):
     assert (ui.deviceComboBox.currentText, ui.hoursSpinBox.value) == ("cuda", 3.0)
 
 
+def test_device_outlasts_a_look_at_another_module(ready):
+    ready.enter()
+    ready.ui.deviceComboBox.setCurrentIndex(2)
+    ready.enter()
+    assert ready.ui.deviceComboBox.currentText == ready.logic.getParameterNode().device == "cuda"
+
+
+def test_time_budget_is_none_or_positive(ready, workers):
+    spin = ready.ui.hoursSpinBox
+    assert spin.textFromValue(spin.value) == "0.0"
+    assert spin.lineEdit().text() == "none"
+    spin.value = -3.0
+    assert spin.value == 0.0
+    spin.value = 5000.0
+    assert spin.value == 1000.0
+    assert spin.lineEdit().text() == "1000.0 h"
+
+
+def test_a_scene_that_is_loaded_shows_its_choices(ready, scene, tmp_path, outside):
+    from FocusNetSegmentationLib.storage import save_scene
+
+    ui, evaluate = ready.ui, ready.evaluateUi
+    data, run = ui.dataPathEdit.currentPath, ui.runPathEdit.currentPath
+    ui.modelNameEdit.text = "mine"
+    ui.modelNameEdit.editingFinished.emit()
+    evaluate.kindComboBox.setCurrentIndex(1)
+    evaluate.referencePathEdit.currentPath = "Referenz"
+    save_scene(tmp_path / "s.mrb")
+    scene.Clear(0)
+    assert (ui.modelNameEdit.text, evaluate.referencePathEdit.currentPath) == ("", "")
+    assert scene.ReadFromMRB(str(tmp_path / "s.mrb"))  # with the panel open
+    ready.evaluatePanel.refresh()  # as its timer does
+    assert (ui.dataPathEdit.currentPath, ui.runPathEdit.currentPath) == (data, run)
+    assert ui.modelNameEdit.text == "mine"
+    assert evaluate.kindComboBox.currentIndex == 1
+    assert evaluate.referencePathEdit.currentPath == "Referenz"
+    kept = ready.logic.getParameterNode()
+    assert (kept.compareFolders, kept.referenceFolder, kept.modelName) == (True, "Referenz", "mine")
+
+
+def test_folders_are_browsed_for(widget):
+    import ctk
+
+    edits = [widget.ui.dataPathEdit, widget.ui.runPathEdit, widget.ui.wheelsPathEdit]
+    evaluate = widget.evaluateUi
+    edits += [evaluate.referencePathEdit, evaluate.predictionPathEdit, evaluate.ctPathEdit]
+    assert [edit.filters for edit in edits] == [ctk.ctkPathLineEdit.Dirs] * 6
+
+
 def test_own_configuration(ready, outside, workers, tmp_path):
     ui = ready.ui
     ui.presetComboBox.setCurrentIndex(2)

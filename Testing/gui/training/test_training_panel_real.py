@@ -39,7 +39,12 @@ def widget(training_module, monkeypatch, tmp_path):
         training_module.FocusNetTrainingLogic,
         "trainServices",
         lambda self: replace(
-            real(self), missing_packages=list, confirm=lambda text: True, recall_run=str, remember_run=lambda path: None
+            real(self),
+            missing_packages=list,
+            confirm=lambda text: True,
+            show_chart=lambda chart: None,
+            recall_run=str,
+            remember_run=lambda path: None,
         ),
     )
     widget = training_module.FocusNetTrainingWidget()
@@ -85,6 +90,7 @@ def test_check_train_and_install(widget, small_dataset, tmp_path, scene):
     ui.startButton.click()
     longest = max(longest, wait(widget, lambda: ui.statusLabel.text.startswith("Finished")))
     assert ui.organsTable.rowCount == 4
+    ui.showDscButton.click()
     tables = slicer.util.getNodesByClass("vtkMRMLTableNode")
     assert [node.GetTable().GetNumberOfRows() for node in tables] == [2]
 

@@ -1,3 +1,6 @@
+import json
+
+import pytest
 from focusnet.errors import FocusNetError
 from FocusNetTrainingLib.run_folder import RunFolder
 
@@ -45,12 +48,13 @@ def test_curves_are_plot_nodes(ready, workers, outside, scene):
     ready.ui.startButton.click()
     workers.all[0].train(ROWS[:1])
     ready.panel.poll()
+    assert not slicer.util.getNodesByClass("vtkMRMLTableNode")  # nobody has asked for them
+    ready.ui.showDscButton.click()
     workers.all[0].train(ROWS)
     ready.panel.poll()
-    ready.ui.showDscButton.click()
     ready.ui.showLossButton.click()
     dsc, loss = outside.charts
-    assert dsc.GetTitle() == "Validation DSC"
+    assert dsc.GetTitle() == "Validation DSC, my run"
     names = [dsc.GetNthPlotSeriesNode(n).GetName() for n in range(dsc.GetNumberOfPlotSeriesNodes())]
     assert names == ["mean (S-Net)", "Brainstem (S-Net)", "Left eye lens (S-Net)"]
     series = dsc.GetNthPlotSeriesNode(1)
@@ -61,6 +65,96 @@ def test_curves_are_plot_nodes(ready, workers, outside, scene):
     tables = [node.GetTable() for node in slicer.util.getNodesByClass("vtkMRMLTableNode")]
     assert len(tables) == 3
     assert tables[1].GetColumnByName("step").GetValue(0) == 120  # S-Net's 100 steps come before
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two finished runs with as many rows."""
+    for name, dsc in (("first", 0.8), ("second", 0.125)):
+        rows = [{"stage": "snet", "step": n, "score": dsc, "loss_dice": 1.0, "dsc_brainstem": dsc} for n in (5, 10)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / name / "last.pt").touch()
+        (tmp_path / name / "status.json").write_text('{"state": "finished"}')
+    return tmp_path / "first", tmp_path / "second"
+
+
+def test_charts_belong_to_the_shown_run(ready, outside, runs):
+    def shown():
+        chart = outside.charts[-1]
+        series = [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
+        columns = [s.GetTableNode().GetTable().GetColumnByName("dsc_brainstem") for s in series]
+        return chart.GetTitle(), [column.GetValue(1) for column in columns]
+
+    for run, value in ((runs[0], 0.8), (runs[1], 0.125), (runs[0], 0.8)):
+        ready.ui.runPathEdit.currentPath = str(run)
+        ready.panel.poll()
+        ready.ui.showDscButton.click()
+        assert shown() == (f"Validation DSC, {run.name}", [value] * 2)
+
+
+@pytest.fixture
+def closed_folder(tmp_path, monkeypatch):
+    """A folder of a colleague, which this user may not read."""
+    folder, refresh = tmp_path / "colleague", RunFolder.refresh
+
+    def refused(self):
+        if self.path == folder:
+            raise PermissionError(13, "Permission denied")
+        return refresh(self)
+
+    monkeypatch.setattr(RunFolder, "refresh", refused)
+    return folder
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_nothing_starts(ready, workers, outside, runs, closed_folder):
+    ui = ready.ui
+    ui.runPathEdit.currentPath = str(runs[0])
+    ready.panel.poll()
+    ui.runPathEdit.currentPath = str(closed_folder)
+    for _ in range(2):
+        assert ui.statusLabel.text.startswith("E_RUN: The run folder")
+        assert "Permission denied" in ui.statusLabel.text
+        assert not ui.startButton.enabled
+        assert not ui.installButton.enabled
+        assert not ui.curvesCollapsibleButton.isVisibleTo(ready.parent)
+        ready.panel.poll()
+    ui.startButton.click()
+    assert workers.all == []
+    assert outside.settings["run"] == ""
+    ui.runPathEdit.currentPath = str(runs[0])
+    assert ui.statusLabel.text.startswith("Finished")
+
+
+def test_a_run_that_is_no_longer_readable_is_let_go(ready, workers, outside, monkeypatch):
+    ui = ready.ui
+    ui.startButton.click()
+    workers.all[0].train(ROWS[:1])
+
+    def gone(self):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "refresh", gone)
+        ui.pauseButton.click()
+        assert "Input/output error" in ui.statusLabel.text
+        ready.panel.poll()
+        assert ui.statusLabel.text.startswith("E_RUN")
+        assert not ui.stopButton.enabled
+    ready.enter()
+    assert ui.statusLabel.text.startswith("Training")
+    assert outside.settings["run"] == ui.runPathEdit.currentPath
+
+
+def test_a_remembered_folder_that_cannot_be_read_does_not_stop_the_module(
+    training_module, outside, workers, closed_folder
+):
+    outside.settings["run"] = str(closed_folder)
+    widget = training_module.FocusNetTrainingWidget()
+    widget.setup()
+    assert widget.ui.statusLabel.text.startswith("E_RUN")
+    assert widget.evaluatePanel._parameters is not None
+    widget.cleanup()
 
 
 def test_pause_and_resume(ready, workers):
@@ -120,13 +214,18 @@ def test_closing_the_scene_leaves_the_run_alone(ready, workers, outside, scene):
     ui.startButton.click()
     workers.all[0].train(ROWS[:1])
     ready.panel.poll()
+    ui.showDscButton.click()
     assert slicer.util.getNodesByClass("vtkMRMLTableNode")
     scene.Clear(0)
     assert workers.ended == []
+    ready.panel.poll()
+    for kind in ("vtkMRMLTableNode", "vtkMRMLPlotSeriesNode", "vtkMRMLPlotChartNode"):
+        assert not slicer.util.getNodesByClass(kind)  # the new scene is the user's
     assert ui.runPathEdit.currentPath == str(workers.all[0].folder)  # by the setting of this computer
     workers.all[0].train(ROWS[:2])
     ready.panel.poll()
     assert ui.statusLabel.text.startswith("Training")
+    ui.showDscButton.click()
     (table_node,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
     assert table_node.GetTable().GetNumberOfRows() == 2
 
