@@ -58,6 +58,7 @@ def configuration(seed: int, constraint: str, stages: Iterable[dict[str, Any]], 
             "seed": seed,
             "ema_decay": 0.97,
             "validation_cases": 2,
+            "max_fall": 1.0,  # an arm is measured, not undone
             "network": {"widths": (12, 16, 24), "growth": 8, "roi_shape_zyx": (8, 32, 32)},
             "data": {
                 "spacing_xyz": (1.5, 1.5, 2.5),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from focusnet.cli_options import DONE, FAILED, Json, Quiet, Verbose
+from focusnet.cli_options import DONE, FAILED, Json, Quiet, Verbose, split_names
 from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import FocusNetError
 
@@ -56,8 +56,10 @@ def import_scans(
     from focusnet.io.names import read_name_table
     from focusnet.segment import organ_keys
 
+    names = split_names(organs)
+
     rules = ScanRules(
-        None if organs is None else organ_keys([part.strip() for part in organs.split(",") if part.strip()]),
+        None if names is None else organ_keys(names),
         None if spellings is None else read_name_table(spellings),
         None if label_names is None else read_label_names(label_names),
         Choice(ct, labels),
@@ -141,12 +143,16 @@ def split(
 ) -> int:
     """Split a data set by patient into folds that share out every organ; writes splits_final.json."""
     from focusnet_training.datasets import read_dataset
-    from focusnet_training.splits import SPLITS_FILE, make_folds, missing_organs, write_folds
+    from focusnet_training.splits import SPLITS_FILE, held_out, make_folds, missing_organs, write_folds
 
     dataset = read_dataset(data, fold=None)
-    organs = {name: case.annotated for name, case in dataset.cases.items()}
-    made = make_folds(organs, {name: case.patient for name, case in dataset.cases.items()}, folds, seed)
+    patients = {name: case.patient for name, case in dataset.cases.items()}
+    kept_out = held_out(dataset.test, patients)
+    organs = {name: case.annotated for name, case in dataset.cases.items() if name not in kept_out}
+    made = make_folds(organs, patients, folds, seed)
     write_folds(made, data / SPLITS_FILE, overwrite=overwrite)
+    if kept_out:
+        tell(f"kept out of all folds, as test cases or scans of their patients: {', '.join(kept_out)}")
     lacking = missing_organs(made, organs)
     for line in lacking:
         tell(line)

@@ -33,7 +33,7 @@ class RoiAnswer:
 
 
 def fuse(maps: SparseMaps, channels: Sequence[int], answers: Sequence[RoiAnswer]) -> None:
-    """Put the answers of SOS-Net in the place of S-Net's inside the ROIs (METHOD §1, fusion); changes ``maps``.
+    """Put the answers of SOS-Net in the place of S-Net's inside the ROIs; changes ``maps``.
 
     Inside its ROI a small organ's probability is SOS-Net's alone, so it wins against the background from one half on.
     Where several ROIs overlap the organs share by their odds, the more probable one wins. What is left goes to the

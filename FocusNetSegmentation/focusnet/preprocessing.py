@@ -29,7 +29,7 @@ TIE_BREAK_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class Intensity:
-    """HU window clipped and mapped linearly onto [-1, 1] (METHOD §3).
+    """HU window clipped and mapped linearly onto [-1, 1].
 
     Attributes:
         window_hu: Lower and upper HU.

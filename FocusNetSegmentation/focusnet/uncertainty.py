@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from focusnet.geometry import Volume
 
@@ -44,23 +43,6 @@ def fit_expectation(certainties: Sequence[float], scores: Sequence[float]) -> Li
 def expected_dsc(certainty: float, line: Line) -> float:
     """DSC to expect of an organ whose label has this mean probability, in [0, 1]."""
     return float(np.clip(line[0] + line[1] * certainty, 0.0, 1.0))
-
-
-def expected_without_own(certainties: Sequence[float], scores: Sequence[float]) -> NDArray[np.float64]:
-    """Expected DSC of each case by the line through the others: what the fit is worth on a patient it has not seen.
-
-    Raises:
-        ValueError: Fewer than one case more than a fit needs.
-    """
-    if len(scores) <= MIN_CASES:
-        raise ValueError(f"{len(scores)} cases; {MIN_CASES + 1} are needed")
-    expected = []
-    for left_out in range(len(scores)):
-        others = [i for i in range(len(scores)) if i != left_out]
-        line = fit_expectation([certainties[i] for i in others], [scores[i] for i in others])
-        assert line is not None
-        expected.append(expected_dsc(certainties[left_out], line))
-    return np.array(expected)
 
 
 def uncertainty_percent(certainty: Volume) -> Volume:

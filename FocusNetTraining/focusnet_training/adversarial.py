@@ -1,4 +1,4 @@
-"""The shape constraint of the small organs: an autoencoder that plays against SOS-Net (paper §3.3, METHOD §2).
+"""The shape constraint of the small organs: an autoencoder that plays against SOS-Net (paper §3.3).
 
 The autoencoder D encodes masks of true organs y and of SOS-Net's answers G(x). SOS-Net makes the two codes alike, the
 autoencoder keeps them apart while it must go on reconstructing both.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.builders import build
 from focusnet.networks.focusnet import FocusNetV2
 
-from focusnet_training.config import TrainingConfig
+from focusnet_training.config import StageName, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, small_organs
 
 
@@ -35,21 +35,33 @@ def chosen_small(config: TrainingConfig, cases: Sequence[PreparedCase], organs: 
     """The organs for SOL- and SOS-Net: those asked for, or by the volume rule.
 
     Raises:
-        FocusNetError: ``E_CONFIG`` for organs that are not trained, or when a stage of small organs has none.
+        FocusNetError: ``E_CONFIG`` for organs that are not trained.
     """
     if config.data.small_organs == "auto":
-        small = tuple(small_organs(cases, organs, config.data.small_voxels, config.network.roi_shape_zyx))
-    else:
-        small = config.data.small_organs
-        unknown = set(small) - set(organs)
-        if unknown:
-            raise FocusNetError("E_CONFIG", f"small_organs names {', '.join(sorted(unknown))}, which are not trained.")
-    if not small and any(stage.name != "snet" for stage in config.stages):
-        raise FocusNetError(
-            "E_CONFIG",
-            "No organ is small by the volume rule; train the stage snet alone, or name small_organs.",
-        )
+        return tuple(small_organs(cases, organs, config.data.small_voxels, config.network.roi_shape_zyx))
+    small = config.data.small_organs
+    unknown = set(small) - set(organs)
+    if unknown:
+        raise FocusNetError("E_CONFIG", f"small_organs names {', '.join(sorted(unknown))}, which are not trained.")
     return small
+
+
+def check_small(
+    stages: Iterable[StageName], cases: Sequence[PreparedCase], organs: Sequence[str], small: Sequence[str]
+) -> None:
+    """Refuse stages of small organs without any, or without a training case that teaches one.
+
+    Raises:
+        FocusNetError: ``E_CONFIG``.
+    """
+    if set(stages) <= {"snet"}:
+        return
+    advice = "train the stage snet alone (--stage snet), or name"
+    if not small:
+        raise FocusNetError("E_CONFIG", f"No organ is small by the volume rule; {advice} data.small_organs.")
+    classes = [organs.index(organ) + 1 for organ in small]
+    if not any(case.annotated[c - 1] and c in case.voxels for case in cases for c in classes):
+        raise FocusNetError("E_CONFIG", f"No training case shows any of {', '.join(small)}; {advice} others.")
 
 
 def training_precision(name: str, device: torch.device) -> Precision:
@@ -67,18 +79,18 @@ def training_precision(name: str, device: torch.device) -> Precision:
 
 
 def check_validation(
-    config: TrainingConfig, cases: Sequence[PreparedCase], organs: Sequence[str], small: Sequence[str]
+    stages: Iterable[StageName], cases: Sequence[PreparedCase], organs: Sequence[str], small: Sequence[str]
 ) -> None:
     """Refuse validation cases that can't choose a stage's checkpoint, since they don't show what it learns.
 
     Raises:
         FocusNetError: ``E_CONFIG``.
     """
-    shown = {organs[c - 1] for case in cases[: config.validation_cases] for c in case.voxels if case.scored[c - 1]}
+    shown = {organs[c - 1] for case in cases for c in case.voxels if case.scored[c - 1]}
     advice = "choose another data.fold, or more validation_cases"
     if not shown:
         raise FocusNetError("E_CONFIG", f"No validation case shows an organ that counts; {advice}.")
-    if any(stage.name != "snet" for stage in config.stages) and not shown & set(small):
+    if not set(stages) <= {"snet"} and not shown & set(small):
         raise FocusNetError("E_CONFIG", f"No validation case shows any of {', '.join(small)}; {advice}.")
 
 

@@ -1,4 +1,4 @@
-"""Random affine and intensity changes of a chunk, on the training device; never a mirror image (METHOD §3, §4)."""
+"""Random affine and intensity changes of a chunk, on the training device; never a mirror image (paper §4.2)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def augment_intensity(
 
 def cut_field_of_view(
     ct: Tensor, labels: Tensor, config: AugmentationConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Replace one side of a chunk by air, as where a scan ends; what is not imaged is not labelled either.
 
     Args:
@@ -97,17 +97,25 @@ def cut_field_of_view(
         labels: (1, d, h, w).
         config: Chance and largest share that is cut.
         rng: Source of the draws.
+
+    Returns:
+        CT, labels, and the class values (int64) of which the cut left a part.
     """
     if rng.random() >= config.probability:
-        return ct, labels
+        return ct, labels, labels.new_zeros(0)
     ct, labels = ct.clone(), labels.clone()
     axis = int(rng.integers(3))
     size = labels.shape[axis + 1]
     length = round(size * rng.uniform(0, config.field_of_view_cut))
     start = 0 if rng.random() < 0.5 else size - length
     ct.narrow(axis + 2, start, length).fill_(AIR_HU)
-    labels.narrow(axis + 1, start, length).fill_(0)
-    return ct, labels
+    lost = labels.narrow(axis + 1, start, length)
+    classes = int(labels.max()) + 1
+    before = torch.bincount(lost.flatten(), minlength=classes)
+    lost.fill_(0)
+    left = torch.bincount(labels.flatten(), minlength=classes)
+    parts = torch.nonzero((before > 0) & (left > 0)).flatten()
+    return ct, labels, parts[parts > 0]
 
 
 def _coarsen(ct: Tensor, factor: float, *, axial: bool) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from focusnet.devices import is_out_of_memory
 from focusnet.errors import FocusNetError
 
 FORMAT = 1
@@ -55,8 +56,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         FocusNetError: ``E_CHECKPOINT`` when the file is missing, damaged, of another format or holds code.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle fails in any way
+        if is_out_of_memory(error):
+            raise
         raise FocusNetError(
             "E_CHECKPOINT", f"{path.name} is not a readable checkpoint; start the stage anew."
         ) from error

@@ -10,12 +10,22 @@ from typing import Annotated, Any, Literal
 
 from focusnet.bundle import NAME_PATTERN
 from focusnet.errors import FocusNetError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 StageName = Literal["snet", "sol", "aae", "sos", "joint"]
 ORDER: tuple[StageName, ...] = ("snet", "sol", "aae", "sos", "joint")
 AUTOENCODER_REDUCTION = 8
 Range = tuple[float, float]
+
+
+def _positive_rising(limits: Range) -> Range:
+    low, high = limits
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"must be positive and rise, got {limits}")
+    return limits
+
+
+Factors = Annotated[Range, AfterValidator(_positive_rising)]
 Size = Annotated[int, Field(ge=1)]
 Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -25,7 +35,7 @@ class _Model(BaseModel):
 
 
 class NetworkConfig(_Model):
-    """Arguments of `focusnet.networks.focusnet.FocusNetV2` (METHOD §1)."""
+    """Arguments of `focusnet.networks.focusnet.FocusNetV2` (paper §3.1, table 10)."""
 
     widths: tuple[Size, Size, Size] = (32, 48, 64)
     growth: int = Field(64, ge=1)
@@ -66,34 +76,44 @@ class DataConfig(_Model):
 
 
 class AugmentationConfig(_Model):
-    """Random changes of a chunk; geometry per METHOD §4, intensities for robustness. No mirroring: sides matter."""
+    """Random changes of a chunk: geometry (paper §4.2), intensities for robustness. No mirroring: sides matter."""
 
     rotation_axial_deg: float = 10.0
     rotation_tilt_deg: float = 5.0
-    scale: Range = (0.7, 1.3)
-    translation_mm: float = Field(10.0, ge=0, description="Largest shift along x and y; METHOD §4 has 40")
+    scale: Factors = (0.7, 1.3)
+    translation_mm: float = Field(10.0, ge=0, description="Largest shift along x and y; 40 in the paper (§4.2)")
     probability: float = Field(0.3, ge=0, le=1, description="Chance of each intensity change")
     noise_hu: float = 30.0
     blur_mm: float = 2.0
-    contrast: Range = (0.9, 1.1)
+    contrast: Factors = (0.9, 1.1)
     shift_hu: float = 20.0
     coarse_factor: float = Field(2.0, ge=1, description="Largest loss of in-plane or axial resolution")
     field_of_view_cut: float = Field(0.25, ge=0, lt=1, description="Largest share of a side replaced by air")
 
 
 class LossConfig(_Model):
-    """Weighted focal + Dice (METHOD §3)."""
+    """Weighted focal + Dice (paper §3.2)."""
 
-    gamma: float = 2.0
+    gamma: float = Field(2.0, allow_inf_nan=False, description="Focusing exponent: 0, or from 1 on")
     dice_weight: float = 1.0
-    weight_range: Range = (0.25, 4.0)
+    weight_range: Factors = (0.25, 4.0)
     missing: Literal["marginal", "masked"] = "marginal"
-    heatmap_sigma_mm: float = 5.0
-    heatmap_weight: float = Field(200.0, description="Weight of a voxel at the peak relative to one without organ")
+    heatmap_sigma_mm: Length = 5.0
+    heatmap_weight: float = Field(
+        200.0,
+        description="Weight of a voxel at the peak relative to one without organ, and factor of SOL-Net's whole loss, "
+        "which is a mean by those weights",
+    )
+
+    @model_validator(mode="after")
+    def _finite_gradient(self) -> LossConfig:
+        if self.gamma != 0 and self.gamma < 1:
+            raise ValueError(f"gamma must be 0 or at least 1, got {self.gamma}: its gradient is not finite else")
+        return self
 
 
 class ShapeConfig(_Model):
-    """Shape constraint of the small organs by an autoencoder (paper §3.3, METHOD §2).
+    """Shape constraint of the small organs by an autoencoder (paper §3.3).
 
     ``none`` leaves SOS-Net alone, ``frozen`` pre-trains the autoencoder and then holds it (the "original AE" of table
     6), ``adversarial`` lets it play against SOS-Net.
@@ -109,7 +129,7 @@ class ShapeConfig(_Model):
 
 
 class StageConfig(_Model):
-    """One stage of the schedule (METHOD §4)."""
+    """One stage of the schedule (paper §4.2)."""
 
     name: StageName
     steps: int = Field(ge=1)
@@ -138,7 +158,7 @@ class TrainingConfig(_Model):
     gradient_clip: float = Field(5.0, gt=0)
     max_skipped_steps: int = 20
     max_fall: float = Field(
-        0.005, ge=0, description="Fall of the validation score that undoes the stages sos and joint (METHOD §4)"
+        0.005, ge=0, description="Fall of the validation score that undoes the stages sos and joint"
     )
     validation_cases: int | None = Field(None, ge=1, description="Limit of cases in the validations between steps")
 
@@ -159,6 +179,8 @@ class TrainingConfig(_Model):
         roi, chunk = self.network.roi_shape_zyx, self.data.chunk_zyx
         if any(s.name != "snet" for s in self.stages) and any(r > c for r, c in zip(roi, chunk, strict=True)):
             raise ValueError(f"network.roi_shape_zyx = {roi} must fit into data.chunk_zyx = {chunk}")
+        if self.network.sos == "unet" and (roi[0] % 2 or roi[1] % 4 or roi[2] % 4):
+            raise ValueError(f"network.sos = 'unet' takes multiples of (2, 4, 4) as network.roi_shape_zyx, got {roi}")
         if self.shape.constraint == "none":
             return self
         names = {s.name for s in self.stages}

@@ -49,7 +49,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Cases with one label set and a split by patient; ``statement`` says what they are, for model cards."""
+    """Cases with one label set and a split by patient.
+
+    ``statement`` says what they are, for model cards. ``test`` are those that ``cases.json`` keeps out of training and
+    validation.
+    """
 
     name: str
     labels: dict[int, str]
@@ -57,6 +61,7 @@ class Dataset:
     training: tuple[str, ...]
     validation: tuple[str, ...]
     statement: str = ""
+    test: tuple[str, ...] = ()
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -84,7 +89,7 @@ def read_dataset(folder: Path, fold: int | None = 0) -> Dataset:
 
     Args:
         folder: Folder of the data set.
-        fold: Which fold to train; None takes all cases for training and looks at no split.
+        fold: Which fold to train; None takes all cases for training, the test cases too, and looks at no split.
 
     Raises:
         FocusNetError: ``E_DATASET`` when a file is missing or contradicts another, ``E_UNKNOWN_ORGAN`` for a label name
@@ -100,11 +105,12 @@ def read_dataset(folder: Path, fold: int | None = 0) -> Dataset:
         annotated = frozenset(organ_key(n) for n in detail["annotated"]) if "annotated" in detail else everything
         scored = frozenset(organ_key(n) for n in detail["scored"]) if "scored" in detail else annotated
         cases[name] = Case(name, image, label, annotated, scored, str(detail.get("patient", name)))
+    stated = {name: str(details[name]["split"]) for name in cases if "split" in details.get(name, {})}
+    test = tuple(name for name, part in stated.items() if part not in ("training", "validation"))
     split = Fold(tuple(cases), ())
     if fold is not None:
-        stated = {name: str(details[name]["split"]) for name in cases if "split" in details.get(name, {})}
-        split = _choose_fold(_folds(folder, cases, stated), cases, stated, fold)
-    return Dataset(layout.name, layout.labels, cases, split.training, split.validation, layout.statement)
+        split = _choose_fold(_folds(folder, cases, stated), cases, test, fold)
+    return Dataset(layout.name, layout.labels, cases, split.training, split.validation, layout.statement, test)
 
 
 def _read_details(path: Path) -> dict[str, Any]:
@@ -129,11 +135,10 @@ def _folds(folder: Path, cases: Mapping[str, Case], stated: Mapping[str, str]) -
     return make_folds({name: case.annotated for name, case in cases.items()}, patients, count)
 
 
-def _choose_fold(folds: Sequence[Fold], cases: Mapping[str, Case], stated: Mapping[str, str], number: int) -> Fold:
+def _choose_fold(folds: Sequence[Fold], cases: Mapping[str, Case], test: Collection[str], number: int) -> Fold:
     if not 0 <= number < len(folds):
         raise FocusNetError("E_DATASET", f"Fold {number} of {len(folds)} does not exist.")
     patients = {name: case.patient for name, case in cases.items()}
-    test = [name for name, part in stated.items() if part not in ("training", "validation")]
     for fold in folds:
         unknown = {*fold.training, *fold.validation} - set(cases)
         if unknown:
@@ -295,7 +300,7 @@ def small_organs(
 
 
 def is_small(voxels: ArrayLike, extents_zyx: ArrayLike, limit: float, roi_zyx: Sequence[int]) -> bool:
-    """The volume rule of METHOD §6 for one organ.
+    """The volume rule for one organ: FocusNet v1's, and that the ROI holds it.
 
     Args:
         voxels: (n,) voxels in each case, at working spacing; their mean is below ``limit`` for a small organ.

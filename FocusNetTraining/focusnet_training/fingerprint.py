@@ -3,10 +3,10 @@
 Rules of the proposal:
 
 - Spacing: the median of the cases, to a quarter of a millimetre, in plane not below 1 mm and between slices not below
-  2.5 mm, the finest of the paper (METHOD §1). The two axes in plane get one value.
+  2.5 mm, the finest of the paper (§4). The two axes in plane get one value.
 - ROI of SOS-Net: the paper's 24 x 64 x 64 mm in voxels, up to the next multiple of 8, which the autoencoder needs.
-- Small organs: mean volume below 1000 voxels at that spacing and extent within the ROI (METHOD §6).
-- Chunk: 40 slices of 240 x 240 mm, no larger than the median scan.
+- Small organs: mean volume below 1000 voxels at that spacing (FocusNet v1) and extent within the ROI.
+- Chunk: 40 slices of 240 x 240 mm, no larger than the median scan, but no smaller than the ROI.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def fingerprint(
         spacing_xyz_mm=_spreads(spacings),
         size_xyz_mm=_spreads(sizes),
         organs=organs,
-        proposal=Proposal(spacing, _propose_chunk(sizes, spacing), roi, tuple(o.organ for o in organs if o.small)),
+        proposal=Proposal(spacing, _propose_chunk(sizes, spacing, roi), roi, tuple(o.organ for o in organs if o.small)),
         prepared_gib=float(np.prod(sizes / spacing, axis=1).sum()) * PREPARED_BYTES_PER_VOXEL / 2**30,
     )
 
@@ -237,10 +237,11 @@ def _propose_spacing(spacings: NDArray[np.float64]) -> Triple:
     return x, y, z
 
 
-def _propose_chunk(sizes: NDArray[np.float64], spacing: Triple) -> Voxels:
+def _propose_chunk(sizes: NDArray[np.float64], spacing: Triple, roi: Voxels) -> Voxels:
     scan = np.median(sizes, axis=0)[::-1] / spacing[::-1]
     wanted = np.array([CHUNK_SLICES, CHUNK_IN_PLANE_MM / spacing[1], CHUNK_IN_PLANE_MM / spacing[0]])
-    return _up(np.minimum(wanted, scan), CHUNK_MULTIPLE_ZYX)
+    z, y, x = _up(np.minimum(wanted, scan), CHUNK_MULTIPLE_ZYX)
+    return max(z, roi[0]), max(y, roi[1]), max(x, roi[2])
 
 
 def _up(sizes: NDArray[np.float64], multiples: Sequence[int]) -> Voxels:

@@ -1,4 +1,4 @@
-"""The guard of the stages sos and joint: one that costs validation score is undone (METHOD §4)."""
+"""The guard of the stages sos and joint: one that costs validation score is undone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from focusnet_training.checkpoint import load_checkpoint
+from focusnet_training.config import StageName
+from focusnet_training.stages import STAGES
 
 
 def best_file(folder: Path, stage: str) -> Path:
@@ -19,15 +21,26 @@ def start_file(folder: Path, stage: str) -> Path:
     return folder / f"start-{stage}.pt"
 
 
-def starts_from_snet(folder: Path, stages: Sequence[str], stage: str) -> bool:
-    """Whether S-Net's answers are all there is before a stage: SOS-Net has not learned, or to no good.
+def teaches_sos(stage: StageName) -> bool:
+    """Whether SOS-Net learns in a stage."""
+    return "sos" in STAGES[stage].trainable
+
+
+def sos_had_learned(state: dict[str, Any], folder: Path, stages: Sequence[StageName]) -> bool | None:
+    """Whether SOS-Net had learned before the stage of ``last.pt``; None where nothing tells.
 
     Args:
+        state: The checkpoint; one of an earlier version does not say it.
         folder: Run folder.
-        stages: Names of all stages of the run, which started from no other weights.
-        stage: The guarded stage.
+        stages: Names of the run's stages.
     """
-    return stage == "sos" or ("sos" in stages and not best_file(folder, "sos").exists())
+    if "sos_learned" in state:
+        learned: bool | None = state["sos_learned"]
+        return learned
+    if state["initial"] is not None:
+        # An earlier version measured the start of a guarded stage with SOS-Net then.
+        return None if state["start"] is None else True
+    return "sos" in stages[: state["stage"]] and best_file(folder, "sos").exists()
 
 
 def did_harm(folder: Path, stage: str, max_fall: float) -> bool:
@@ -46,7 +59,7 @@ def undo(folder: Path, stage: str, *, keep: bool) -> dict[str, Any]:
     Args:
         folder: Run folder.
         stage: The stage that did harm.
-        keep: Its start is worth to be shipped, as the stage's best; a SOS-Net that has not learned is not.
+        keep: Its start is worth to be shipped, as the stage's best; a SOS-Net that had not learned is not.
 
     Returns:
         The checkpoint that it started from.

@@ -1,4 +1,4 @@
-"""Targets of SOL-Net: a 3-D Gaussian at each small organ's centroid (paper §3.1, METHOD §1)."""
+"""Targets of SOL-Net: a 3-D Gaussian at each small organ's centroid (paper §3.1)."""
 
 from __future__ import annotations
 

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from focusnet.bundle import load_bundle
 from focusnet.errors import FocusNetError
 
 from focusnet_training.checkpoint import load_checkpoint
-from focusnet_training.stages import Networks
+from focusnet_training.guard import best_file, teaches_sos
+from focusnet_training.stages import STAGES, Networks
 
 
-def load_initial(path: Path, networks: Networks, organs: Sequence[str], small: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Initial:
+    """Weights that were loaded.
+
+    Attributes:
+        sha256: Of their file.
+        sos_learned: Whether SOS-Net has learned in them; None where nothing tells.
+    """
+
+    sha256: str
+    sos_learned: bool | None
+
+
+def load_initial(path: Path, networks: Networks, organs: Sequence[str], small: Sequence[str]) -> Initial:
     """Load weights into the networks of a run.
 
     Args:
@@ -23,9 +39,6 @@ def load_initial(path: Path, networks: Networks, organs: Sequence[str], small: S
         organs: Organs of the run, in the order of its classes.
         small: Its small organs, in the order of SOL-Net's maps.
 
-    Returns:
-        SHA-256 of the weights' file.
-
     Raises:
         FocusNetError: ``E_CHECKPOINT`` when the weights are of another network or of other organs; those of
             `load_bundle` and `load_checkpoint`.
@@ -34,7 +47,7 @@ def load_initial(path: Path, networks: Networks, organs: Sequence[str], small: S
     return load(path, networks, tuple(organs), tuple(small))
 
 
-def _from_stage(path: Path, networks: Networks, organs: tuple[str, ...], small: tuple[str, ...]) -> str:
+def _from_stage(path: Path, networks: Networks, organs: tuple[str, ...], small: tuple[str, ...]) -> Initial:
     state = load_checkpoint(path)
     try:
         known, known_small = tuple(state["data"]["organs"]), tuple(state["data"]["small_organs"])
@@ -45,10 +58,21 @@ def _from_stage(path: Path, networks: Networks, organs: tuple[str, ...], small: 
             networks.autoencoder.load_state_dict(state["autoencoder"])
     except (KeyError, RuntimeError) as error:
         raise _other_network(path.name) from error
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return Initial(hashlib.sha256(path.read_bytes()).hexdigest(), _sos_learned(state, path))
 
 
-def _from_bundle(folder: Path, networks: Networks, organs: tuple[str, ...], small: tuple[str, ...]) -> str:
+def _sos_learned(state: dict[str, Any], path: Path) -> bool | None:
+    """What the checkpoint says; one of an earlier version says it by its name, unless it started from others itself."""
+    if "sos_learned" in state:
+        learned: bool | None = state["sos_learned"]
+        return learned
+    stage = next((name for name in STAGES if path == best_file(path.parent, name)), None)
+    if stage is not None and teaches_sos(stage):
+        return True
+    return False if stage is not None and state.get("initial") is None else None
+
+
+def _from_bundle(folder: Path, networks: Networks, organs: tuple[str, ...], small: tuple[str, ...]) -> Initial:
     bundle = load_bundle(folder)
     spec = bundle.spec
     if spec.organs != organs or spec.small_organs not in ((), small):
@@ -57,7 +81,7 @@ def _from_bundle(folder: Path, networks: Networks, organs: tuple[str, ...], smal
         networks.model.load_state_dict({**networks.model.state_dict(), **bundle.network.state_dict()})
     except RuntimeError as error:
         raise _other_network(f"'{spec.name}'") from error
-    return spec.weights.sha256
+    return Initial(spec.weights.sha256, bool(spec.small_organs))
 
 
 def _other_organs(name: str, organs: tuple[str, ...], small: tuple[str, ...]) -> FocusNetError:

@@ -17,6 +17,7 @@ import numpy as np
 from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
 from focusnet.io.atomic import atomic_path
+from focusnet.io.image import read_image
 from focusnet.organs import CATALOGUE
 from focusnet.quality import check_output
 
@@ -63,7 +64,7 @@ class IntegrityReport:
     Attributes:
         dataset: Its name.
         cases: Number of cases that were checked.
-        findings: In the order of the cases, errors of a case first.
+        findings: In the order of the cases, test cases first; errors of a case first.
     """
 
     dataset: str
@@ -109,16 +110,20 @@ def check_dataset(
 ) -> IntegrityReport:
     """Read every case once and look for what would spoil the training.
 
+    Of two cases with one image the first is kept; a test case is before all others.
+
     Args:
         dataset: Description of the data.
-        names: Cases to check; all by default.
+        names: Cases to check; all by default. Of test cases that are not among them only the images are read.
         progress: Told the number of finished cases, of all cases, and the name of the case; what it raises stops the
             check.
         jobs: Cases at the same time.
     """
-    names = list(dataset.cases) if names is None else list(names)
+    names = [*dataset.test, *(n for n in dataset.cases if n not in dataset.test)] if names is None else list(names)
     findings: list[list[Finding]] = []
-    owner: dict[str, Case] = {}
+    tested = [name for name in dataset.test if name not in names]
+    digests = in_turn(lambda name: _image_digest(dataset.cases[name]), tested, jobs)
+    owner = {digest: dataset.cases[name] for name, digest in zip(tested, digests, strict=True)}
     checked = in_turn(lambda name: _check(dataset, name), names, jobs)
     for name, (found, digest) in zip(names, checked, strict=True):
         case = dataset.cases[name]
@@ -161,7 +166,9 @@ def check_pair(case: str, ct: Volume, labels: LabelMap, annotated: Iterable[str]
 
 
 def check_once(dataset: Dataset, record: Path, *, progress: Progress | None = None, jobs: int = 2) -> IntegrityReport:
-    """Check the training and validation cases, or read what an earlier check of the same files found.
+    """Check the training and validation cases, also against the images of the test cases.
+
+    What an earlier check of the same files found is read from its record.
 
     Args:
         dataset: Description of the data.
@@ -185,8 +192,7 @@ def _check(dataset: Dataset, name: str) -> tuple[list[Finding], str]:
     """Findings about a case, and the hash of its voxels (empty where it can't be read)."""
     try:
         ct, labels = read_case(dataset, name)
-        digest = hashlib.sha256(repr(ct.array.shape).encode() + np.rint(ct.array).astype(np.int16).tobytes())
-        return check_pair(name, ct, labels, dataset.cases[name].annotated), digest.hexdigest()
+        return check_pair(name, ct, labels, dataset.cases[name].annotated), _digest(ct)
     except FocusNetError as error:
         return [Finding(name, error.code, None, "error", error.message)], ""
     except MemoryError:
@@ -194,15 +200,27 @@ def _check(dataset: Dataset, name: str) -> tuple[list[Finding], str]:
         return [Finding(name, "E_OUT_OF_MEMORY", None, "error", message)], ""
 
 
+def _image_digest(case: Case) -> str:
+    """Hash of the voxels of a case whose labels don't matter; the name of one that can't be read."""
+    try:
+        return _digest(read_image(case.image))
+    except (FocusNetError, MemoryError):
+        return case.name
+
+
+def _digest(ct: Volume) -> str:
+    return hashlib.sha256(repr(ct.array.shape).encode() + np.rint(ct.array).astype(np.int16).tobytes()).hexdigest()
+
+
 def _key(dataset: Dataset) -> str:
     """Changes with every file, label and list of organs that the check depends on."""
     cases = [
         (name, case.patient, sorted(case.annotated), [(p.stat().st_size, p.stat().st_mtime_ns) for p in files])
-        for name in (*dataset.training, *dataset.validation)
+        for name in (*dataset.training, *dataset.validation, *dataset.test)
         for case in (dataset.cases[name],)
         for files in ((case.image, case.label),)
     ]
-    content = repr((REPORT_VERSION, sorted(dataset.labels.items()), sorted(cases)))
+    content = repr((REPORT_VERSION, sorted(dataset.labels.items()), sorted(cases), dataset.test))
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Losses of the stages (paper §3.2, METHOD §3); all in float32 whatever the networks compute in."""
+"""Losses of the stages (paper §3.2); all in float32 whatever the networks compute in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SegmentationLoss(NamedTuple):
 
 
 def class_weights(mean_voxels: ArrayLike, limits: tuple[float, float]) -> np.ndarray:
-    """Focal weights of background and organs: inverse to the mean volume, mean 1 over the organs, clipped (METHOD §3).
+    """Focal weights of background and organs: inverse to the mean volume (paper §3.2), mean 1 over the organs, clipped.
 
     The background, larger than every organ, has the lower limit.
 

@@ -15,14 +15,14 @@ from focusnet.console import tell as tell_user
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.overlap import dice
 from focusnet.inference import Predictor
-from focusnet.uncertainty import fit_expectation
 
 from focusnet_training.assembly import build_model, network_arguments
 from focusnet_training.checkpoint import load_checkpoint
 from focusnet_training.config import TrainingConfig
-from focusnet_training.datasets import Dataset, read_case, read_dataset
+from focusnet_training.datasets import Dataset, prepare, read_case, read_dataset
 from focusnet_training.distributed import connected
 from focusnet_training.guard import best_file, did_harm
+from focusnet_training.identity import data_difference, data_identity
 from focusnet_training.integrity import check_once
 from focusnet_training.model_card import Measured, ModelCard, OrganScore, reliability, write_card
 from focusnet_training.monitor import read_log, writing
@@ -62,11 +62,16 @@ def train(
         Whether all stages asked for are finished.
 
     Raises:
-        FocusNetError: See `Trainer`.
+        FocusNetError: See `Trainer`; ``E_CHECKPOINT`` before anything is done when there is none to go on from.
         Cancelled: After a stop that `StopRequests` were asked for; the checkpoint is whole, a resume goes on.
         KeyboardInterrupt: The same after Ctrl-C.
     """
     with connected() as processes, StopRequests(folder, first=processes.is_first) as stop:
+        if resume and not processes.from_first((folder / "last.pt").exists):
+            raise FocusNetError(
+                "E_CHECKPOINT",
+                f"'{folder.name}' has no checkpoint (last.pt) to go on from; check --out, or start without --resume.",
+            )
         found = read_dataset(data, config.data.fold)
         excluded = processes.from_first(lambda: check_once(found, folder / INTEGRITY_FILE)).excluded
         if processes.is_first:
@@ -129,7 +134,8 @@ def make_bundle(
         tell: Told a line per validation case.
 
     Raises:
-        FocusNetError: ``E_RUN`` when the folder holds no finished stage or its data are gone, ``E_OUTPUT_EXISTS``.
+        FocusNetError: ``E_RUN`` when the folder holds no finished stage, or other organs, cases or another split than
+            it was trained with are there now; ``E_DATASET`` when its data are gone; ``E_OUTPUT_EXISTS``.
     """
     config, facts = read_run(run)
     stage, state = _last_stage(run, config)
@@ -137,6 +143,7 @@ def make_bundle(
     dataset = dataset.without(check_once(dataset, run / INTEGRITY_FILE).excluded)
     if any(list(facts[key]) != list(state["data"][key]) for key in ("organs", "small_organs")):
         raise FocusNetError("E_RUN", f"{RUN_FILE} of '{run.name}' names other organs than its checkpoint.")
+    _check_data(run, config, dataset, state["data"])
     found = tuple(facts["organs"])
     small = tuple(facts["small_organs"]) if stage in ("sos", "joint") else ()
     network = build_model(config, len(found), len(small))
@@ -160,8 +167,8 @@ def make_bundle(
     with new_folder(output, overwrite, holds_bundle) as scratch:
         draft = save_bundle(scratch / "draft", spec, network, "draft")
         measured = score(draft, dataset, options.device, tell)
-        scores = {organ: OrganScore.of(m.dsc) for organ, m in measured.items()}
-        lines = {organ: fit_expectation(m.certainty, m.dsc) for organ, m in measured.items()}
+        scores = {organ: OrganScore.of(m.dsc, m.patients) for organ, m in measured.items()}
+        lines = {organ: m.line() for organ, m in measured.items()}
         spec = spec.model_copy(
             update={
                 "metrics": {f"dsc_{k}": round(s.mean, 4) for k, s in scores.items() if s.n},
@@ -169,8 +176,8 @@ def make_bundle(
             }
         )
         worth = reliability(measured.values())
-        last = next(number for number, s in enumerate(config.stages, start=1) if s.name == stage)
-        trained = config.model_copy(update={"stages": config.stages[:last]})
+        last = next(number for number, s in enumerate(config.schedule, start=1) if s.name == stage)
+        trained = config.model_copy(update={"stages": config.schedule[:last]})
         card = write_card(ModelCard(spec, trained, dataset, facts, scores, worth, read_log(run), options.notes))
         save_bundle(scratch / "final", spec, network, card)
         for path in (scratch / "final").iterdir():
@@ -185,7 +192,7 @@ def make_bundle(
 def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str, Measured]:
     """DSC of a bundle on the validation cases, on their native grids, over the organs that count in each case."""
     predictor = Predictor(bundle, device)
-    measured = {organ: Measured([], []) for organ in bundle.spec.organs}
+    measured = {organ: Measured([], [], []) for organ in bundle.spec.organs}
     for name in dataset.validation:
         image, labels = read_case(dataset, name)
         prediction = predictor.predict(image)
@@ -193,10 +200,11 @@ def score(bundle: Bundle, dataset: Dataset, device: str, tell: Told) -> dict[str
         for organ in bundle.spec.organs:
             if organ in dataset.cases[name].scored:
                 truth, answer = labels.mask(organ), prediction.labelmap.mask(organ)
-                if truth.any():  # an organ that is not there has no DSC (METRICS.md: extra, both_empty)
+                if truth.any():  # an organ that is not there has no DSC, found or not
                     case.append(dice(truth, answer))
                     measured[organ].dsc.append(case[-1])
                     measured[organ].certainty.append(prediction.organs[organ].certainty)
+                    measured[organ].patients.append(dataset.cases[name].patient)
         tell(f"{name}: mean DSC {np.mean(case):.3f} over {len(case)} organs")
     return measured
 
@@ -229,8 +237,29 @@ def is_finished(run: Path, until: str | None) -> bool:
 
 def _last_stage(run: Path, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
     """The last stage with a validated checkpoint that the guard of `Trainer` would keep."""
-    for stage in reversed(config.stages):
+    for stage in reversed(config.schedule):
         path = best_file(run, stage.name)
         if stage.name != "sol" and path.exists() and not did_harm(run, stage.name, config.max_fall):
             return stage.name, load_checkpoint(path)
-    raise FocusNetError("E_RUN", f"No stage of '{run.name}' has a validated checkpoint yet; train on.")
+    raise FocusNetError(
+        "E_RUN",
+        f"No stage of '{run.name}' has weights to ship: train on until one is validated; or, where the guard undid its "
+        "stages, ship the weights that it started from.",
+    )
+
+
+def _check_data(run: Path, config: TrainingConfig, dataset: Dataset, trained: dict[str, Any]) -> None:
+    """Refuse data that are not those of the run: a model would be measured on cases that it has learned."""
+    organs, small, cache = trained["organs"], trained["small_organs"], run / "cache"
+    with writing("the prepared cases"):
+        training, validation = (
+            prepare(dataset, names, organs, config.data.spacing_xyz, cache)
+            for names in (dataset.training, dataset.validation)
+        )
+    now = data_identity(training, validation, organs, small)
+    if difference := data_difference(trained, now, (*dataset.training, *dataset.validation)):
+        raise FocusNetError(
+            "E_RUN",
+            f"'{run.name}' was trained with other data or another split ({'; '.join(difference)}); restore them, or "
+            "train anew.",
+        )

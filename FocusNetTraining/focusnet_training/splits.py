@@ -92,6 +92,17 @@ def _stratify(organs: Mapping[str, set[str]], sizes: Mapping[str, int], count: i
     return place
 
 
+def held_out(test: Collection[str], patients: Mapping[str, str]) -> list[str]:
+    """Cases to keep out of all folds: the test cases, and whatever else there is of their patients.
+
+    Args:
+        test: Test cases.
+        patients: Patient of each case.
+    """
+    tested = {patients[name] for name in test}
+    return [name for name, patient in patients.items() if patient in tested]
+
+
 def missing_organs(folds: Sequence[Fold], organs: Mapping[str, Collection[str]]) -> list[str]:
     """A line for each organ that a part of a fold lacks, because too few patients have it."""
     every = sorted(set().union(*organs.values()))

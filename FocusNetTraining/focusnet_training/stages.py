@@ -1,4 +1,4 @@
-"""The staged schedule as data: which parts learn, what the chunks show, which loss drives them (METHOD §4)."""
+"""The staged schedule as data: which parts learn, what the chunks show, which loss drives them (paper §4.2)."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ class Batch:
         labels: (1, D, H, W) int64.
         annotated: (C - 1,) bool.
         spacing_zyx: Voxel size in mm.
+        parts: (P,) int64 class values of which the end of an augmented scan left a part.
     """
 
     ct: Tensor
     labels: Tensor
     annotated: Tensor
     spacing_zyx: tuple[float, float, float]
+    parts: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,12 @@ class Networks:
 
     model: FocusNetV2
     autoencoder: ShapeAutoencoder | None
+
+    def running_statistics(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer that a forward pass may change, as those of batch normalisation, and a copy of what it holds."""
+        networks = [self.model] if self.autoencoder is None else [self.model, self.autoencoder]
+        learning = [module for network in networks for module in network.modules() if module.training]
+        return [(buffer, buffer.clone()) for module in learning for buffer in module.buffers(recurse=False)]
 
 
 Losses = Mapping[str, Tensor]
@@ -125,7 +133,7 @@ def _localisation(model: FocusNetV2, features: Tensor, batch: Batch, task: Task)
     assert model.sol is not None
     position, _ = centroids(batch.labels[0], task.small_classes)
     target = gaussian_heatmaps(position, batch.labels.shape[1:], batch.spacing_zyx, task.loss.heatmap_sigma_mm)
-    drawn = batch.annotated[[c - 1 for c in task.small_classes]] & whole(batch.labels[0], task.small_classes)
+    drawn = _drawn_whole(batch, task)
     heatmaps = model.sol(features).heatmaps
     return {"heatmap": task.loss.heatmap_weight * heatmap_loss(heatmaps, target, drawn, task.loss.heatmap_weight)}
 
@@ -161,8 +169,7 @@ def _rois(batch: Batch, task: Task, rng: np.random.Generator) -> Iterator[tuple[
     """Number, first voxel of the jittered ROI and mask (1, 1, D, H, W) of each small organ, drawn and whole."""
     shape = tuple(batch.labels.shape[1:])
     position, count = centroids(batch.labels[0], task.small_classes)
-    drawn = batch.annotated[[c - 1 for c in task.small_classes]]
-    count = count * whole(batch.labels[0], task.small_classes) * drawn
+    count = count * _drawn_whole(batch, task)
     for k, value in enumerate(task.small_classes):
         # Drawn for every organ, so that one organ's absence does not change the others' jitter.
         jitter_mm = np.clip(rng.normal(0, ROI_JITTER_MM, 3), -MAX_ROI_JITTER_MM, MAX_ROI_JITTER_MM)
@@ -170,6 +177,13 @@ def _rois(batch: Batch, task: Task, rng: np.random.Generator) -> Iterator[tuple[
             continue
         centre = position[k] + torch.as_tensor(jitter_mm / np.asarray(batch.spacing_zyx), dtype=torch.float32)
         yield k, roi_start(centre, task.roi_shape_zyx, shape), (batch.labels == value)[:, None]
+
+
+def _drawn_whole(batch: Batch, task: Task) -> Tensor:
+    """(K,) bool: small organs that were annotated and that neither the chunk nor the scan cuts."""
+    classes = torch.tensor(task.small_classes, device=batch.labels.device)
+    drawn = batch.annotated[classes - 1] & whole(batch.labels[0], task.small_classes)
+    return drawn & ~torch.isin(classes, batch.parts)
 
 
 def _nothing(module: nn.Module) -> Tensor:

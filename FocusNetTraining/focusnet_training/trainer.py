@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from focusnet_training.assembly import (
     build_autoencoder,
     build_model,
     check_shares,
+    check_small,
     check_validation,
     chosen_organs,
     chosen_small,
@@ -33,7 +34,7 @@ from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import StageConfig, StageName, TrainingConfig
 from focusnet_training.datasets import Dataset, PreparedCase, prepare
 from focusnet_training.distributed import Processes
-from focusnet_training.guard import best_file, did_harm, start_file, starts_from_snet, undo
+from focusnet_training.guard import best_file, did_harm, sos_had_learned, start_file, teaches_sos, undo
 from focusnet_training.identity import config_difference, data_difference, data_identity
 from focusnet_training.initial_weights import load_initial
 from focusnet_training.learners import Learner, make_learners, optimizer_states, restore_optimizers, schedule
@@ -85,8 +86,8 @@ class Trainer:
         cache: Folder of prepared cases, shared between runs if wanted.
 
     Raises:
-        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (small-organ stages without small organs, unknown organs, nothing to
-            validate with), ``E_PRECISION``, ``E_OUTPUT_WRITE`` (run folder or cache).
+        FocusNetError: ``E_DATASET``, ``E_CONFIG`` (unknown organs), ``E_PRECISION``, ``E_OUTPUT_WRITE`` (run folder or
+            cache).
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Trainer:
         self.processes = options.processes
         check_shares(config, self.processes.count)
         self.initial_sha256: str | None = None
+        self.sos_learned: bool | None = False  # before this stage; None where the weights it started from don't tell
         self.device = resolve_device(self.processes.device(options.device))
         self.precision = training_precision(options.precision, self.device)
         if self.device.type == "cpu":
@@ -108,7 +110,6 @@ class Trainer:
         self.organs = chosen_organs(config, dataset)
         self.training, self.validation = self._prepare(dataset, cache or folder / "cache")
         self.small = chosen_small(config, self.training, self.organs)
-        check_validation(config, self.validation, self.organs, self.small)
         self.case_names = (*dataset.training, *dataset.validation)
         self.data = self.processes.from_first(
             lambda: data_identity(self.training, self.validation, self.organs, self.small)
@@ -122,7 +123,8 @@ class Trainer:
             self.autoencoder.to(self.device)
         self.networks = Networks(self.model, self.autoencoder)
         if options.initial is not None:
-            self.initial_sha256 = load_initial(options.initial, self.networks, self.organs, self.small)
+            initial = load_initial(options.initial, self.networks, self.organs, self.small)
+            self.initial_sha256, self.sos_learned = initial.sha256, initial.sos_learned
         self.ema = deepcopy(self.model).eval().requires_grad_(False) if config.ema_decay else None
         self.intensity = Intensity(config.data.window_hu)
         self.task = Task(
@@ -161,8 +163,9 @@ class Trainer:
             Whether all stages asked for are finished (False when it was paused or its time ended first).
 
         Raises:
-            FocusNetError: ``E_RUN_EXISTS``, ``E_RUN_BUSY``, ``E_RESUME_MISMATCH``, ``E_CHECKPOINT``, ``E_DIVERGED``,
-                ``E_OUT_OF_MEMORY``, ``E_CHECKPOINT_WRITE`` and ``E_OUTPUT_WRITE`` (disk full or read-only).
+            FocusNetError: ``E_CONFIG`` (the cases don't show what a stage learns), ``E_RUN_EXISTS``, ``E_RUN_BUSY``,
+                ``E_RESUME_MISMATCH``, ``E_CHECKPOINT``, ``E_DIVERGED``, ``E_OUT_OF_MEMORY``, ``E_CHECKPOINT_WRITE`` and
+                ``E_OUTPUT_WRITE`` (disk full or read-only).
         """
         if not self.processes.is_first:
             return self._run(resume, until, None)
@@ -173,6 +176,9 @@ class Trainer:
         names = [stage.name for stage in self.stages]
         if until is not None and until not in names:
             raise FocusNetError("E_CONFIG", f"The run has no stage '{until}'; it has {', '.join(names)}.")
+        end = len(names) if until is None else names.index(until) + 1
+        check_small(names[:end], self.training, self.organs, self.small)
+        check_validation(names[:end], self._validated, self.organs, self.small)
         last = self.folder / "last.pt"
         if resume:
             self._restore(self.processes.from_first(lambda: load_checkpoint(last)))
@@ -184,7 +190,7 @@ class Trainer:
         if begin is not None:
             begin()
         try:
-            return self._run_stages(len(names) if until is None else names.index(until) + 1)
+            return self._run_stages(end)
         except (KeyboardInterrupt, Cancelled):
             self.monitor.last_word("paused", "interrupted; resume goes on from the last checkpoint")
             raise
@@ -266,6 +272,7 @@ class Trainer:
     ) -> dict[str, float]:
         for learner in learners.values():
             learner.start(schedule(self.step, config))
+        statistics = self.networks.running_statistics()
         terms: dict[str, float] = {}
         for part in self.processes.share(config.accumulate):
             rng = step_generator(self.config.seed, config.name, self.step * config.accumulate + part)
@@ -285,6 +292,8 @@ class Trainer:
         # One backward pass serves both players: each loss reaches the weights of its own player alone.
         norms = [float(learner.clip(self.config.gradient_clip)) for learner in learners.values()]
         if not all(map(math.isfinite, (*terms.values(), *norms))):
+            for buffer, before in statistics:
+                buffer.copy_(before)
             self.skipped += 1
             if self.skipped > self.config.max_skipped_steps:
                 raise FocusNetError(
@@ -316,21 +325,24 @@ class Trainer:
             case.geometry.spacing_zyx,
             self.config.data.chunk_zyx,
         )
-        ct, labels = cut_field_of_view(ct, labels, config, rng)
+        ct, labels, parts = cut_field_of_view(ct, labels, config, rng)
         ct = augment_intensity(ct, case.geometry.spacing_zyx, config, rng)
         low, high = self.intensity.window_hu
         ct = (ct.clamp(low, high) - low) * (2.0 / (high - low)) - 1.0
         if self.device.type == "cpu":
             ct = ct.contiguous(memory_format=torch.channels_last_3d)
-        return Batch(ct, labels, torch.from_numpy(case.annotated).to(self.device), case.geometry.spacing_zyx)
+        return Batch(ct, labels, torch.from_numpy(case.annotated).to(self.device), case.geometry.spacing_zyx, parts)
+
+    @property
+    def _validated(self) -> Sequence[PreparedCase]:
+        return self.validation[: self.config.validation_cases]
 
     def _score(self, stage: StageName) -> ValidationResult:
-        cases = self.validation[: self.config.validation_cases]
         if stage == "aae":
             assert self.autoencoder is not None
             return validate_shapes(
                 self.autoencoder,
-                cases,
+                self._validated,
                 self.organs,
                 self.task.small_classes,
                 device=self.device,
@@ -338,7 +350,7 @@ class Trainer:
             )
         return validate(
             self.averaged,
-            cases,
+            self._validated,
             self.organs,
             self.task.small_classes,
             stage=stage,
@@ -360,25 +372,27 @@ class Trainer:
         self.stale += 1
         if result.score > self.best:
             self.best, self.stale = result.score, 0
-            self._save_weights(f"best-{config.name}.pt", self.best)
+            learned = True if teaches_sos(config.name) else self.sos_learned
+            self._save_weights(best_file(self.folder, config.name), self.best, learned)
         self.monitor.validated(self._position, result, self.best)
         self.due = False
 
     def _remember_start(self, config: StageConfig) -> None:
-        """Keep what a guarded stage starts from, and its score."""
-        alone = self.processes.from_first(lambda: self._starts_from_snet(config))
-        result = self._score("snet" if alone else config.name)
+        """Keep what a guarded stage starts from, and its score: that of S-Net alone where SOS-Net has not learned."""
+        result = self._score(config.name if self.sos_learned else "snet")
+        if self.sos_learned is None:
+            both = self._score(config.name)
+            self.sos_learned = both.score > result.score
+            result = both if self.sos_learned else result
         self.start = result.score
-        self._save_weights(f"start-{config.name}.pt", self.start)
+        self._save_weights(start_file(self.folder, config.name), self.start, self.sos_learned)
         self.monitor.validated(self._position, result, self.start)
-
-    def _starts_from_snet(self, config: StageConfig) -> bool:
-        names = [stage.name for stage in self.stages]
-        return self.initial_sha256 is None and starts_from_snet(self.folder, names, config.name)
 
     def _finish_stage(self, config: StageConfig) -> None:
         """Go on from the best validation checkpoint of the stage, or from its start where the stage did harm."""
-        best = self.processes.from_first(lambda: self._best_or_start(config))
+        best, kept = self.processes.from_first(lambda: self._best_or_start(config))
+        if kept and teaches_sos(config.name):
+            self.sos_learned = True
         for model in (self.model, self.ema):
             if model is not None:
                 model.load_state_dict(best["model"])
@@ -391,18 +405,19 @@ class Trainer:
         if self.processes.is_first:
             start_file(self.folder, config.name).unlink(missing_ok=True)
 
-    def _best_or_start(self, config: StageConfig) -> dict[str, Any]:
-        best, keep = best_file(self.folder, config.name), not self._starts_from_snet(config)
+    def _best_or_start(self, config: StageConfig) -> tuple[dict[str, Any], bool]:
+        """The checkpoint to go on from, and whether it is what the stage learned."""
+        best, keep = best_file(self.folder, config.name), bool(self.sos_learned)
         if not best.exists():  # undone before a crash
-            return undo(self.folder, config.name, keep=keep)
+            return undo(self.folder, config.name, keep=keep), False
         if not did_harm(self.folder, config.name, self.config.max_fall):
-            return load_checkpoint(best)
+            return load_checkpoint(best), True
         text = (
             f"undone: the validation score fell from {self.start:.4f} to {self.best:.4f}; "
             "the weights it started from are kept"
         )
         self.monitor.note(self._position, text)
-        return undo(self.folder, config.name, keep=keep)
+        return undo(self.folder, config.name, keep=keep), False
 
     def _prepare(self, dataset: Dataset, cache: Path) -> tuple[list[PreparedCase], list[PreparedCase]]:
         names, spacing = (*dataset.training, *dataset.validation), self.config.data.spacing_xyz
@@ -416,16 +431,17 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return {"config": self.config.model_dump_json(), "data": self.data, "initial": self.initial_sha256}
 
-    def _save_weights(self, name: str, score: float) -> None:
+    def _save_weights(self, path: Path, score: float, sos_learned: bool | None) -> None:
         if not self.processes.is_first:
             return
         save_checkpoint(
-            self.folder / name,
+            path,
             {
                 "model": self.averaged.state_dict(),
                 "autoencoder": None if self.autoencoder is None else self.autoencoder.state_dict(),
                 "score": score,
                 "step": self.step,
+                "sos_learned": sos_learned,
                 **self._identity(),
             },
         )
@@ -442,6 +458,7 @@ class Trainer:
                 "skipped": self.skipped,
                 "best": self.best,
                 "start": self.start,
+                "sos_learned": self.sos_learned,
                 "due": self.due,
                 "stale": self.stale,
                 "losses": self.monitor.losses,
@@ -479,6 +496,8 @@ class Trainer:
         self.skipped, self.best, self.initial_sha256 = state["skipped"], state["best"], state["initial"]
         self._optimizer_states = state["optimizers"] or None
         self.due, self.stale = state["due"], state["stale"]
+        names = [stage.name for stage in self.stages]
+        self.sos_learned = self.processes.from_first(lambda: sos_had_learned(state, self.folder, names))
         self.monitor.resume(self._position, state["losses"], state["seconds"], due=self.due)
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from focusnet.bundle import PEAK_THRESHOLD
 from focusnet.devices import Precision, computing
+from focusnet.evaluation.overlap import dice
 from focusnet.geometry import Box
 from focusnet.networks.autoencoder import ShapeAutoencoder
 from focusnet.networks.focusnet import FocusNetV2
@@ -91,9 +92,9 @@ def validate(
         shape = case.ct.shape
         predicted = probability[:, : shape[0], : shape[1], : shape[2]].argmax(0).cpu().numpy()
         for index in range(len(organs)):
-            # An organ that is not there has no DSC, found or not (METRICS.md: extra, both_empty).
+            # An organ that is not there has no DSC, found or not.
             if case.scored[index] and index + 1 in case.voxels:
-                dsc[number, index] = _dice(predicted == index + 1, np.asarray(case.labels) == index + 1)
+                dsc[number, index] = dice(np.asarray(case.labels) == index + 1, predicted == index + 1)
         if show is not None:
             show(number, case, predicted)
     model.train(training)
@@ -126,7 +127,8 @@ def validate_shapes(
                 mask = crop_roi(labels == value, roi_start(centre, roi, labels.shape), roi)
                 with torch.no_grad():
                     answer = autoencoder(mask[None, None].float().to(device)).reconstruction[0, 0] > 0.5
-                dsc[number, k] = _dice(answer.cpu().numpy(), mask.numpy())
+                if mask.any() or answer.any():  # the ROI round the centroid of a bent organ may miss it
+                    dsc[number, k] = dice(mask.numpy(), answer.cpu().numpy())
     means = _means(dsc, [organs[c - 1] for c in small_classes], processes)
     return ValidationResult(float(np.mean(list(means.values()))), means, {})
 
@@ -215,9 +217,3 @@ def _localisation_error(position_zyx: Tensor, case: PreparedCase, value: int) ->
     truth = np.mean(np.unravel_index(case.voxels[value], case.ct.shape), axis=1)
     distance = float(np.linalg.norm((position - truth) * np.asarray(case.geometry.spacing_zyx)))
     return min(distance, PENALTY_MM) if math.isfinite(distance) else PENALTY_MM
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    """NaN where both are empty: such a case says nothing about the organ (METRICS.md)."""
-    total = int(a.sum()) + int(b.sum())
-    return math.nan if total == 0 else 2.0 * int((a & b).sum()) / total

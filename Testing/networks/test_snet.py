@@ -11,7 +11,7 @@ def parameter_count(module):
 
 
 def test_parameter_count_is_the_literal_reading_of_table_10():
-    # 2.370 M in METHOD §8: the difference of 0.1 % is in the biases and norm terms, which the table does not print
+    # 2.370 M by the layers of the table: the difference of 0.1 % is in biases and norm terms, which it does not print.
     assert parameter_count(SNet(23)) == pytest.approx(2.370e6, rel=0.002)
 
 

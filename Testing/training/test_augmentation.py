@@ -87,8 +87,25 @@ def test_what_is_cut_from_the_image_is_cut_from_the_labels():
     config = AugmentationConfig(probability=1.0, field_of_view_cut=0.4)
     seen = 0
     for seed in range(12):
-        cut, kept = cut_field_of_view(ct, labels, config, np.random.default_rng(seed))
+        cut, kept, _ = cut_field_of_view(ct, labels, config, np.random.default_rng(seed))
         assert torch.equal(cut[0, 0] == -1024, kept[0] == 0)
         seen += int((kept == 0).any())
     assert seen >= 8
     assert float(ct.sum()) == 0
+
+
+def test_organs_that_the_end_of_the_scan_cuts_are_told():
+    ct, labels = torch.zeros(1, 1, 12, 24, 24), torch.zeros(1, 12, 24, 24, dtype=torch.int64)
+    labels[0, :, 8:16, 8:16] = 5  # from end to end
+    labels[0, 4:7, 2:5, 2:5] = 2
+    labels[0, 4:7, 18:22, 18:22] = 3
+    config = AugmentationConfig(probability=1.0, field_of_view_cut=0.3)
+    seen = set()
+    for seed in range(200):
+        _, kept, parts = cut_field_of_view(ct, labels, config, np.random.default_rng(seed))
+        counts = {k: (int((labels == k).sum()), int((kept == k).sum())) for k in (2, 3, 5)}
+        assert parts.tolist() == [k for k, (before, after) in counts.items() if 0 < after < before]
+        seen.add(tuple(parts.tolist()))
+    assert {(), (2,), (3,), (5,)} <= seen
+    never = AugmentationConfig(probability=0.0)
+    assert cut_field_of_view(ct, labels, never, np.random.default_rng(0))[2].tolist() == []

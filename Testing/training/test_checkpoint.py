@@ -1,6 +1,8 @@
 """Checkpoints: whole at every moment, never code."""
 
+import io
 import pickle
+import random
 
 import pytest
 import torch
@@ -38,6 +40,48 @@ def test_a_failed_write_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 class Evil:
     def __reduce__(self):
         return (print, ("code ran",))
+
+
+def test_damage_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save_checkpoint(path, {"model": {f"w{n}": torch.randn(50) for n in range(20)}, "step": 7})
+    whole = path.read_bytes()
+    sound = io.BytesIO()
+    torch.save(checkpoint.load_checkpoint(path), sound)
+    rng = random.Random(1)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            state = checkpoint.load_checkpoint(path)
+        except FocusNetError:
+            refused += 1
+        else:  # padding, or a header that nothing reads
+            again = io.BytesIO()
+            torch.save(state, again)
+            assert again.getvalue() == sound.getvalue()
+    assert refused > 100
+
+
+def test_memory_that_does_not_suffice_is_no_damage(tmp_path, monkeypatch):
+    checkpoint.save_checkpoint(tmp_path / "last.pt", {"step": 1})
+
+    def greedy(*given, **named):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint.torch, "load", greedy)
+    with pytest.raises(MemoryError):
+        checkpoint.load_checkpoint(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"a", b"hello world\n", b"\x80\x02", b"PK\x03\x04", b"\x80\x02}q\x00."])
+def test_foreign_files_are_refused(tmp_path, content):
+    (tmp_path / "last.pt").write_bytes(content)
+    with pytest.raises(FocusNetError) as caught:
+        checkpoint.load_checkpoint(tmp_path / "last.pt")
+    assert caught.value.code == "E_CHECKPOINT"
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "pickle", "code", "format"])

@@ -80,6 +80,26 @@ def test_split_writes_folds_that_training_reads(focusnet, make_blobs, tmp_path):
     )
 
 
+def test_split_leaves_test_cases_and_their_patients_out(focusnet, make_blobs, tmp_path):
+    folder = make_blobs(tmp_path / "data")
+    path = folder / "cases.json"
+    details = json.loads(path.read_text())["cases"]
+    details["blob_5"]["split"] = "test"
+    details["blob_2"]["patient"] = details["blob_5"]["patient"] = "p"
+    path.write_text(json.dumps({"cases": details}))
+    code, out, err = focusnet("split", folder, "--folds", 2)
+    assert (code, out[0]) == (0, "fold 0: 2 cases to train on, 2 to validate with")
+    assert err == ["kept out of all folds, as test cases or scans of their patients: blob_2, blob_5"]
+    dataset = read_dataset(folder, 1)
+    assert sorted((*dataset.training, *dataset.validation)) == ["blob_0", "blob_1", "blob_3", "blob_4"]
+    assert focusnet("check", folder)[0] == 0
+
+
+def test_an_empty_list_of_organs_is_a_wrong_option(focusnet, tmp_path):
+    code, _, err = focusnet("import", tmp_path, "-o", tmp_path / "data", "--organs", ",")
+    assert (code, err[0].split(":")[0]) == (2, "E_USAGE")
+
+
 CONFIG = """
 name = "blobs"
 network = { widths = [4, 4, 4], growth = 4, dilations = [2], roi_shape_zyx = [8, 8, 8] }

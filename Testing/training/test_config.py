@@ -18,6 +18,7 @@ def test_overrides_reach_tables_and_stages():
     assert config.loss.missing == "masked"
 
 
+SNET = "name = 'a'\n[[stages]]\nname='snet'\nsteps=1"
 SHAPES = "shape.constraint=frozen"
 
 
@@ -48,6 +49,20 @@ SHAPES = "shape.constraint=frozen"
         ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["data.chunk_zyx=[0,24,24]"], "chunk_zyx"),
         ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["data.spacing_xyz=[1,1,0]"], "spacing_xyz"),
         ("name = 'a'\n[[stages]]\nname='snet'\nsteps=1", ["validation_cases=0"], "validation_cases"),
+        (SNET, ["augmentation.scale=[0.0,1.3]"], "augmentation.scale.*positive and rise"),
+        (SNET, ["augmentation.scale=[1.3,0.7]"], "augmentation.scale.*positive and rise"),
+        (SNET, ["augmentation.scale=[1.0,inf]"], "augmentation.scale.*positive and rise"),
+        (SNET, ["augmentation.contrast=[1.1,0.9]"], "contrast.*positive and rise"),
+        (SNET, ["loss.weight_range=[0.0,4.0]"], "weight_range.*positive and rise"),
+        (SNET, ["loss.heatmap_sigma_mm=0"], "heatmap_sigma_mm"),
+        (SNET, ["loss.gamma=0.5"], "gamma must be 0 or at least 1"),
+        (SNET, ["loss.gamma=-1"], "gamma must be 0 or at least 1"),
+        (SNET, ["loss.gamma=nan"], "gamma"),
+        (
+            "name = 'a'\n[[stages]]\nname='sos'\nsteps=1",
+            ["network.sos=unet", "network.roi_shape_zyx=[8,30,32]"],
+            "multiples of",
+        ),
         (
             "name = 'a'\n[[stages]]\nname='snet'\nsteps=1",
             ["data.organs=['lens_l','lens_r','lens_l']"],
@@ -61,6 +76,13 @@ def test_what_does_not_fit_is_named(tmp_path, text, overrides, part):
     with pytest.raises(FocusNetError, match=part) as caught:
         load_config(path, overrides)
     assert caught.value.code == "E_CONFIG"
+
+
+def test_factors_that_do_not_vary_and_no_focusing_are_fine(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(SNET)
+    config = load_config(path, ["augmentation.scale=[1.0,1.0]", "loss.gamma=0"])
+    assert (config.augmentation.scale, config.loss.gamma) == ((1.0, 1.0), 0.0)
 
 
 def test_variants_without_a_shape_constraint_have_no_autoencoder_to_train():

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import torch
 from focusnet import cli
 from focusnet.errors import FocusNetError
-from focusnet_training.config import NetworkConfig
+from focusnet_training.config import NetworkConfig, load_config
 from focusnet_training.cost import BYTES_PER_PARAMETER, _Saved, step_cost
 from focusnet_training.datasets import is_small, prepare, read_dataset, small_organs
 from focusnet_training.fingerprint import Spread, fingerprint
@@ -59,6 +59,18 @@ def test_measures_by_hand(tmp_path):
 def test_a_thin_but_long_organ_is_not_small(tmp_path):
     folder = write_boxes(tmp_path, [((1.0, 1.0, 3.0), {2: (20, 3, 3)})])
     assert fingerprint(read_dataset(folder, None)).proposal.small_organs == ()
+
+
+def test_a_chunk_holds_the_roi_even_where_the_scans_are_thin(tmp_path):
+    folder = write_boxes(tmp_path, [((2.0, 2.0, 3.0), {1: (2, 4, 4)})])
+    for name in ("imagesTr/c0_0000.nrrd", "labelsTr/c0.nrrd"):
+        image = sitk.ReadImage(str(folder / name))
+        sitk.WriteImage(image[:, :, :6], str(folder / name), True)
+    proposal = fingerprint(read_dataset(folder, None)).proposal
+    assert (proposal.chunk_zyx, proposal.roi_shape_zyx) == ((8, 80, 80), (8, 32, 32))
+    stages = "name = 'thin'\nstages = [{ name = 'snet', steps = 1 }, { name = 'sol', steps = 1 }]\n"
+    (tmp_path / "thin.toml").write_text(stages + proposal.to_toml())
+    assert load_config(tmp_path / "thin.toml").data.chunk_zyx == (8, 80, 80)
 
 
 def test_spacing_is_that_of_the_patients_axes_and_not_finer_than_the_papers(tmp_path):

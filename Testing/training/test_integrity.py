@@ -130,6 +130,24 @@ def test_one_image_under_two_patients_is_kept_once(folder, same_patient):
         assert "blob_0" in report.excluded["blob_4"]
 
 
+def test_the_image_of_a_test_case_is_not_trained_on(folder, tmp_path):
+    path = folder / "cases.json"
+    details = json.loads(path.read_text())
+    details["cases"]["blob_3"]["split"] = "test"
+    path.write_text(json.dumps(details))
+    (folder / "imagesTr/blob_1_0000.nrrd").write_bytes((folder / "imagesTr/blob_3_0000.nrrd").read_bytes())
+    (folder / "labelsTr/blob_3.nrrd").write_bytes((folder / "labelsTr/blob_1.nrrd").read_bytes())
+    dataset = read_dataset(folder)
+    for report, cases in ((check_once(dataset, tmp_path / "integrity.json"), 5), (check_dataset(dataset), 6)):
+        assert report.cases == cases
+        assert list(report.excluded) == ["blob_1"]
+        assert "blob_3" in report.excluded["blob_1"]
+    (folder / "imagesTr/blob_3_0000.nrrd").write_bytes((folder / "imagesTr/blob_4_0000.nrrd").read_bytes())
+    assert list(check_once(dataset, tmp_path / "integrity.json").excluded) == ["blob_4"]
+    (folder / "imagesTr/blob_3_0000.nrrd").write_bytes(b"NRRD0005\n")
+    assert check_once(dataset, tmp_path / "integrity.json").excluded == {}
+
+
 def test_report_as_text_and_json(folder):
     change(folder / "labelsTr/blob_1.nrrd", np.zeros_like)
     for n in (0, 2):

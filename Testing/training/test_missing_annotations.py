@@ -1,4 +1,4 @@
-"""An organ that was drawn in half of the cases only is learned all the same (METHOD §3)."""
+"""An organ that was drawn in half of the cases only is learned all the same."""
 
 import numpy as np
 import pytest

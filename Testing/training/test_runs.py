@@ -18,7 +18,6 @@ from focusnet.inference import Predictor
 from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import load_config
 from focusnet_training.datasets import read_case, read_dataset
-from focusnet_training.model_card import OrganScore
 from focusnet_training.runs import BundleOptions, is_finished, make_bundle, train
 from focusnet_training.trainer import TrainingOptions
 from safetensors.numpy import load_file
@@ -155,12 +154,6 @@ def test_wrong_training_commands_get_one_line_and_code_2(tmp_path, capsys, argum
     assert not (tmp_path / "run").exists()
 
 
-def test_interval_of_a_constant_is_a_point():
-    score = OrganScore.of([0.8, 0.8, 0.8])
-    assert (score.n, score.low, score.high, score.least) == (3, pytest.approx(0.8), pytest.approx(0.8), 0.8)
-    assert OrganScore.of([]).n == 0
-
-
 @pytest.mark.parametrize(("how", "code"), [("file", 3), ("SIGTERM", 3), ("SIGINT", 130)])
 def test_a_run_asked_to_stop_saves_and_says_so(blobs, config_file, tmp_path, capsys, how, code):
     if how != "file" and sys.platform == "win32":
@@ -214,6 +207,24 @@ def test_a_refused_start_leaves_the_run_as_it_was(run, blobs, config_file, tmp_p
     assert caught.value.code == "E_RUN"
 
 
+def test_a_model_is_not_measured_on_cases_that_it_has_learned(run, blobs, tmp_path):
+    """The split was changed after the training: the validation cases of now were training cases."""
+    folder, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(run, folder)
+    shutil.copytree(blobs, data)
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"data": str(data)}))
+    names = [f"blob_{n}" for n in range(6)]
+    split = data / "splits_final.json"
+    split.write_text(json.dumps([{"train": names[2:], "val": names[:2]}]))
+    with pytest.raises(FocusNetError, match="cases changed: blob_") as caught:
+        make_bundle(folder, tmp_path / "bundle", BundleOptions(device="cpu"), tell=lambda line: None)
+    assert caught.value.code == "E_RUN"
+    assert not (tmp_path / "bundle").exists()
+    split.write_text(json.dumps([{"train": names[:4], "val": names[4:]}]))
+    make_bundle(folder, tmp_path / "bundle", BundleOptions(device="cpu"), tell=lambda line: None)
+
+
 def test_a_stage_in_progress_that_does_harm_is_not_shipped(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
@@ -225,6 +236,14 @@ def test_a_stage_in_progress_that_does_harm_is_not_shipped(run, tmp_path):
     save_checkpoint(folder / "start-sos.pt", best)
     bundle = make_bundle(folder, tmp_path / "other", BundleOptions(device="cpu"), tell=lambda line: None)
     assert bundle.spec.small_organs == ("lens_l", "lens_r")
+
+
+def test_a_resume_without_a_run_is_refused_at_once_and_leaves_nothing(blobs, config_file, tmp_path, capsys):
+    command = ["train", "--config", str(config_file), "--data", str(blobs), "-o", str(tmp_path / "typo"), *TRAIN]
+    assert focusnet([*command, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("E_CHECKPOINT: 'typo' has no checkpoint")
+    assert not (tmp_path / "typo").exists()
 
 
 def test_stages_that_are_finished(run):

@@ -14,25 +14,30 @@ def networks():
     return Networks(FocusNetV2(3, 1, widths=(4, 4, 4), growth=2, dilations=(2,), roi_shape_zyx=(8, 8, 8)), None)
 
 
+NO_PARTS = torch.zeros(0, dtype=torch.int64)
+
+
 def batch(cut):
-    """A chunk with a large organ (1) and a small one (2), which lies inside or is cut by the chunk's last slice."""
+    """A chunk with a large organ (1) and a small one (2): inside, cut by the chunk or by the scan's end."""
     labels = torch.zeros(1, 16, 24, 24, dtype=torch.int64)
     labels[0, 2:14, 2:12, 2:22] = 1
-    z = 15 if cut else 8
+    z = 15 if cut == "chunk" else 8
     labels[0, z - 1 : z + 1, 14:17, 12:15] = 2
-    return Batch(torch.randn(1, 1, 16, 24, 24), labels, torch.tensor([True, True]), (3.0, 2.0, 2.0))
+    parts = torch.tensor([1, 2]) if cut == "scan" else NO_PARTS
+    return Batch(torch.randn(1, 1, 16, 24, 24), labels, torch.tensor([True, True]), (3.0, 2.0, 2.0), parts)
 
 
 TASK = Task(torch.ones(3), (2,), (8, 8, 8), LossConfig(), ShapeConfig())
 
 
+@pytest.mark.parametrize("end", ["chunk", "scan"])
 @pytest.mark.parametrize("stage", ["sol", "sos", "joint"])
-def test_a_small_organ_that_the_chunk_cuts_teaches_neither_its_place_nor_its_shape(networks, stage):
+def test_a_small_organ_that_is_cut_teaches_neither_its_place_nor_its_shape(networks, stage, end):
     def terms(cut):
         losses = STAGES[stage].losses(networks, batch(cut), TASK, np.random.default_rng(0))
         return {name: float(value.detach()) for name, value in losses.items() if name.startswith(("heatmap", "roi"))}
 
-    inside, cut = terms(False), terms(True)
+    inside, cut = terms(None), terms(end)
     assert inside
     assert min(inside.values()) > 0
     assert cut == dict.fromkeys(inside, 0.0)
@@ -40,11 +45,11 @@ def test_a_small_organ_that_the_chunk_cuts_teaches_neither_its_place_nor_its_sha
 
 def flagged(*annotated):
     """A chunk with three whole small organs (2, 3, 4) beside a large one (1)."""
-    chunk = batch(False)
+    chunk = batch(None)
     labels = chunk.labels.clone()
     labels[0, 4:6, 18:20, 4:7] = 3
     labels[0, 10:12, 18:20, 18:21] = 4
-    return Batch(chunk.ct, labels, torch.tensor(annotated), chunk.spacing_zyx)
+    return Batch(chunk.ct, labels, torch.tensor(annotated), chunk.spacing_zyx, NO_PARTS)
 
 
 SMALL = Task(torch.ones(5), (2, 3, 4), (8, 8, 8), LossConfig(), ShapeConfig())

@@ -12,7 +12,7 @@ from focusnet.errors import FocusNetError
 from focusnet.networks.builders import build
 from focusnet_training.assembly import network_arguments
 from focusnet_training.augmentation import extract_chunk
-from focusnet_training.checkpoint import load_checkpoint
+from focusnet_training.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_training.config import TrainingConfig
 from focusnet_training.datasets import read_dataset
 from focusnet_training.trainer import Trainer, TrainingOptions
@@ -183,8 +183,11 @@ def test_resume_with_another_configuration_names_the_difference(finished, datase
     assert caught.value.code == "E_RUN_EXISTS"
 
 
-def test_non_finite_losses_are_skipped_and_then_stop_the_run(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_non_finite_losses_are_skipped_and_then_stop_the_run(dataset, tmp_path, monkeypatch, norm):
+    """They change nothing, running statistics neither."""
     bad = config([{"name": "snet", "steps": 9, "validate_every": 9}], max_skipped_steps=2)
+    bad = bad.model_copy(update={"network": bad.network.model_copy(update={"norm": norm})})
     trainer = Trainer(bad, dataset, tmp_path, OPTIONS)
     before = sha(trainer.model.state_dict())
     real = Trainer._batch
@@ -205,8 +208,31 @@ def test_small_stages_without_small_organs_are_refused(dataset, tmp_path):
     values = config(ALL).model_dump()
     values["data"]["small_voxels"] = 1
     with pytest.raises(FocusNetError, match="volume rule") as caught:
-        Trainer(TrainingConfig.model_validate(values), dataset, tmp_path, OPTIONS)
+        Trainer(TrainingConfig.model_validate(values), dataset, tmp_path, OPTIONS).run()
     assert caught.value.code == "E_CONFIG"
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_s_net_may_be_trained_alone_where_no_organ_is_small(dataset, tmp_path):
+    """As the refusal of the other stages says."""
+    values = config(SHORT).model_dump()
+    values["data"]["small_voxels"] = 1
+    settings = TrainingConfig.model_validate(values)
+    assert Trainer(settings, dataset, tmp_path, OPTIONS).run(until="snet")
+    with pytest.raises(FocusNetError, match="--stage snet"):
+        Trainer(settings, dataset, tmp_path, OPTIONS).run(resume=True)
+    assert Trainer(settings, dataset, tmp_path, OPTIONS).run(resume=True, until="snet")
+
+
+def test_small_organs_that_no_training_case_shows_are_refused_before_the_training(make_blobs, tmp_path):
+    missing = {f"blob_{n}": ["Brainstem", "Parotid_L"] for n in range(4)}
+    dataset = read_dataset(make_blobs(tmp_path / "data", annotated=missing))
+    values = config(SHORT).model_dump()
+    values["data"]["small_organs"] = ("lens_l", "lens_r")
+    with pytest.raises(FocusNetError, match="No training case shows any of lens_l, lens_r") as caught:
+        Trainer(TrainingConfig.model_validate(values), dataset, tmp_path / "run", OPTIONS).run()
+    assert caught.value.code == "E_CONFIG"
+    assert not (tmp_path / "run/config.json").exists()
 
 
 def test_it_learns_the_blobs_and_an_organ_missing_in_half_of_the_cases(make_blobs, tmp_path):
@@ -267,14 +293,16 @@ def test_a_run_may_start_from_a_bundle(finished, dataset, tmp_path):
     whole = bundle_of(tmp_path / "whole", trainer, trainer.organs, trainer.small)
     options = replace(OPTIONS, initial=whole)
     next_run = Trainer(config(ALL), dataset, tmp_path / "next", options)
+    assert next_run.sos_learned
     assert sha(next_run.model.state_dict()) == sha(trainer.model.state_dict())
     assert next_run.run(until="snet")
     assert Trainer(config(ALL), dataset, tmp_path / "next", OPTIONS).run(resume=True, until="sol")
 
     alone = bundle_of(tmp_path / "alone", trainer, trainer.organs, ())
     fresh = Trainer(config(ALL), dataset, tmp_path / "fresh", OPTIONS).model.state_dict()
-    started = Trainer(config(ALL), dataset, tmp_path / "snet", replace(OPTIONS, initial=alone)).model.state_dict()
-    for name, tensor in started.items():
+    started = Trainer(config(ALL), dataset, tmp_path / "snet", replace(OPTIONS, initial=alone))
+    assert started.sos_learned is False
+    for name, tensor in started.model.state_dict().items():
         same = trainer.model.state_dict() if name.startswith("snet.") else fresh
         assert torch.equal(tensor, same[name]), name
 
@@ -453,6 +481,70 @@ def test_a_sos_net_that_is_worse_than_s_net_alone_is_not_kept(dataset, tmp_path,
     assert sum("undone" in row.get("note", "") for row in rows(tmp_path)) == 2
 
 
+NO_SHAPE = {"constraint": "none"}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "asked", "kept"),
+    [
+        ("best-snet.pt", {}, ["snet", "sos"], False),
+        ("best-joint.pt", {}, ["sos", "sos"], True),
+        # Checkpoints of earlier versions don't say whether SOS-Net has learned: their names do, or its score decides.
+        ("best-snet.pt", {"sos_learned"}, ["snet", "sos"], False),
+        ("best-sos.pt", {"sos_learned"}, ["sos", "sos"], True),
+        ("weights.pt", {"sos_learned"}, ["snet", "sos", "sos"], False),
+    ],
+)
+def test_weights_without_a_trained_sos_net_are_guarded_as_s_net_alone(
+    finished, dataset, tmp_path, monkeypatch, name, keys, asked, kept
+):
+    source = finished[0] / (name if name != "weights.pt" else "best-aae.pt")
+    state = {key: value for key, value in load_checkpoint(source).items() if key not in keys}
+    save_checkpoint(tmp_path / name, state)
+    scores = iter([0.8, 0.7, 0.75] if len(asked) == 3 else [0.8, 0.75])
+    told = []
+    monkeypatch.setattr(
+        Trainer, "_score", lambda self, stage: told.append(stage) or ValidationResult(next(scores), {}, {})
+    )
+    stages = [{"name": "sos", "steps": 1, "validate_every": 1}]
+    settings = config(stages, max_fall=0.005, shape=NO_SHAPE)
+    trainer = Trainer(settings, dataset, tmp_path / "run", replace(OPTIONS, initial=tmp_path / name))
+    assert trainer.run()
+    assert told == asked
+    assert (tmp_path / "run/best-sos.pt").exists() == kept
+    assert sha(trainer.model.state_dict()) == sha(state["model"])
+
+
+def test_joint_training_without_a_stage_of_sos_net_is_guarded_as_s_net_alone(dataset, tmp_path, monkeypatch):
+    scores = {"snet": 0.8, "joint": 0.7}
+    monkeypatch.setattr(Trainer, "_score", lambda self, stage: ValidationResult(scores[stage], {}, {}))
+    stages = [{"name": name, "steps": 1, "validate_every": 1} for name in ("snet", "joint")]
+    trainer = Trainer(config(stages, max_fall=0.005, shape=NO_SHAPE), dataset, tmp_path, OPTIONS)
+    assert trainer.run()
+    assert {p.name for p in tmp_path.glob("*-*.pt")} == {"best-snet.pt"}
+    assert sha(trainer.averaged.state_dict()) == sha(load_checkpoint(tmp_path / "best-snet.pt")["model"])
+
+
+def test_what_sos_net_has_learned_is_known_after_a_resume(dataset, tmp_path, monkeypatch):
+    """Also by checkpoints of an earlier version, which don't say it."""
+    scores = {"snet": [0.8, 0.8], "sol": [-0.1], "sos": [0.9], "joint": [0.7, 0.9]}
+    asked = []
+    monkeypatch.setattr(
+        Trainer, "_score", lambda self, stage: asked.append(stage) or ValidationResult(scores[stage].pop(), {}, {})
+    )
+    stages = [{"name": name, "steps": 1, "validate_every": 1} for name in scores]
+    settings = config(stages, max_fall=0.005, shape=NO_SHAPE)
+    assert Trainer(settings, dataset, tmp_path, OPTIONS).run(until="sos")
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert state.pop("sos_learned") is True
+    save_checkpoint(tmp_path / "last.pt", state)
+    assert Trainer(settings, dataset, tmp_path, OPTIONS).run(resume=True)
+    assert asked == ["snet", "sol", "snet", "sos", "joint", "joint"]
+    assert sha(load_checkpoint(tmp_path / "best-joint.pt")["model"]) == sha(
+        load_checkpoint(tmp_path / "best-sos.pt")["model"]
+    )
+
+
 def test_a_crash_after_a_stage_was_undone_is_survived(dataset, tmp_path, monkeypatch):
     scores = {"snet": 0.8, "sol": -0.1, "aae": 0.5, "sos": 0.6}
     monkeypatch.setattr(Trainer, "_score", lambda self, stage: ValidationResult(scores[stage], {}, {}))
@@ -474,7 +566,7 @@ def test_a_crash_after_a_stage_was_undone_is_survived(dataset, tmp_path, monkeyp
 
 
 def test_organs_that_are_nowhere_don_t_count_as_found(make_blobs, tmp_path, monkeypatch):
-    """Both empty is no answer (METRICS.md): a network that labels nothing gets nothing for it."""
+    """Both empty is no answer: a network that labels nothing gets nothing for it."""
     missing = {f"blob_{n}": ["Brainstem", "Parotid_L"] for n in (4, 5)}
     folder = make_blobs(tmp_path / "data", annotated=missing)
     (folder / "cases.json").write_text(
@@ -493,9 +585,9 @@ def test_validation_cases_that_can_t_choose_a_checkpoint_are_refused_at_once(mak
     missing = {f"blob_{n}": ["Brainstem", "Parotid_L"] for n in (4, 5)}
     dataset = read_dataset(make_blobs(tmp_path / "data", annotated=missing))
     with pytest.raises(FocusNetError, match="lens_l, lens_r") as caught:
-        Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS)
+        Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS).run()
     assert caught.value.code == "E_CONFIG"
-    Trainer(config(SHORT[:1]), dataset, tmp_path / "run", OPTIONS)
+    assert Trainer(config(SHORT), dataset, tmp_path / "run", OPTIONS).run(until="snet")
 
 
 def test_fp16_is_not_trained_in(dataset, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_every_variant_trains_its_stages_with_finite_losses(name, dataset, cache
 
 
 def test_frozen_statistics_and_the_original_autoencoder_stay_bit_identical(dataset, cache, tmp_path):
-    """With batch norm the running means are the trap: METHOD section 9."""
+    """With batch norm the running means are the trap: the released code never leaves training mode."""
     changes = {"network": {"norm": "batch"}, "shape": {"constraint": "frozen"}}
     trainer = Trainer(config(changes, STAGES), dataset, tmp_path, OPTIONS, cache)
     assert trainer.run()
@@ -107,7 +107,7 @@ def test_every_preset_builds(name):
         model, autoencoder = build_model(preset, organs, small), build_autoencoder(preset)
     assert (model.snet.head.out_channels, len(model.sos)) == (organs + 1, small)
     assert (autoencoder is None) == (preset.shape.constraint == "none")
-    if name.startswith("focusnetv2-") and small:  # METHOD section 8
+    if name.startswith("focusnetv2-") and small:  # tables 9 and 10 of the paper
         assert sum(p.numel() for p in model.snet.parameters()) == pytest.approx(2.37e6, rel=0.01)
         assert sum(p.numel() for p in autoencoder.parameters()) == pytest.approx(31.15e6, rel=0.001)
         assert [s.name for s in preset.schedule] == STAGES

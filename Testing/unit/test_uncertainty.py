@@ -7,7 +7,6 @@ from focusnet.uncertainty import (
     MIN_CASES,
     PRIOR_CASES,
     expected_dsc,
-    expected_without_own,
     fit_expectation,
     uncertainty_percent,
 )
@@ -31,16 +30,6 @@ def test_a_falling_line_is_flat_and_few_cases_give_none():
 def test_expectation_stays_between_zero_and_one():
     assert expected_dsc(0.0, (-0.5, 1.0)) == 0.0
     assert expected_dsc(1.0, (0.5, 1.0)) == 1.0
-
-
-def test_a_case_is_not_judged_by_its_own_score():
-    x = [0.8] * 10
-    scores = [0.9] * 9 + [0.1]
-    expected = expected_without_own(x, scores)
-    assert expected[-1] == pytest.approx(0.9)
-    assert expected[0] == pytest.approx((8 * 0.9 + 0.1) / 9, abs=1e-4)
-    with pytest.raises(ValueError, match="are needed"):
-        expected_without_own(x[:MIN_CASES], scores[:MIN_CASES])
 
 
 def test_uncertainty_is_what_certainty_leaves():
