@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from focusnet.errors import FocusNetError
+from focusnet.errors import FocusNetError, lacks_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,13 +82,8 @@ def computing(device: torch.device, precision: Precision) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch means that memory ran out, on any device."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-    )
+    """Whether an exception means that memory ran out, on any device."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or lacks_memory(error)
 
 
 def release_memory(device: torch.device) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +17,14 @@ from focusnet import organs
 from focusnet.bundle import check_folder, new_folder
 from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
-from focusnet.io.atomic import check_target
+from focusnet.io.atomic import check_folder_writable, check_target, unwritable
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import labels_path, write_segmentation
 from focusnet.uncertainty import uncertainty_percent
 
 if TYPE_CHECKING:
     from focusnet.analysis import Analysis
+    from focusnet.io.dicom import SeriesReference
 
 ENDINGS = {
     "seg.nrrd": ".seg.nrrd",
@@ -83,6 +86,7 @@ class Result:
         series: Number of the DICOM series, where one was asked for.
         volume: The CT.
         analysis: Its segmentation.
+        reference: The series that DICOM objects refer to, from `read_reference`; read when needed where it is None.
     """
 
     case: str
@@ -90,6 +94,7 @@ class Result:
     series: int | None
     volume: Volume
     analysis: Analysis
+    reference: SeriesReference | None = None
 
 
 def plan_outputs(case: str, source: Path, out: Path, options: OutputOptions, *, several: bool) -> list[Output]:
@@ -147,18 +152,22 @@ def _is_folder(path: Path) -> bool:
 
 
 def check_outputs(outputs: Sequence[Output], *, overwrite: bool) -> None:
-    """Refuse targets that exist, before hours are spent on them.
+    """Refuse targets that exist or can't be written, before hours are spent on them.
 
     Raises:
-        FocusNetError: ``E_OUTPUT_EXISTS``.
+        FocusNetError: ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``.
     """
     for output in outputs:
-        if not output.is_folder:
-            check_target(output.path, overwrite=overwrite)
-            if output.formats[0] in LABELMAPS:
-                check_target(labels_path(output.path), overwrite=overwrite)
-        else:
-            check_folder(output.path, overwrite, _holds_organs)
+        check_folder_writable(output.path.parent)
+        if output.is_folder:
+            try:
+                check_folder(output.path, overwrite, _holds_organs)
+            except OSError as error:
+                raise unwritable(output.path, error) from error
+            continue
+        check_target(output.path, overwrite=overwrite)
+        if _is_labelmap(output):
+            check_target(labels_path(output.path), overwrite=overwrite)
 
 
 def check_packages(formats: Sequence[str]) -> None:
@@ -175,8 +184,37 @@ def check_packages(formats: Sequence[str]) -> None:
         raise FocusNetError(
             "E_NO_MRML",
             "A .mrb needs 3D Slicer's classes; run inside 3D Slicer or install them with "
-            "`pip install slicer-focusnet[mrml]`.",
+            '`pip install ".[mrml]"` in the repository.',
         )
+
+
+def read_reference(
+    outputs: Sequence[Output], source: Path | Sequence[Path], series: int | None
+) -> SeriesReference | None:
+    """The series that the DICOM objects among the outputs refer to, checked for what they need; None without any.
+
+    Args:
+        outputs: From `plan_outputs`.
+        source: What is read: a folder, or the files of a series.
+        series: Number of the series, where the source holds several.
+
+    Raises:
+        FocusNetError: As `focusnet.io.dicom.read_series_reference`; ``E_FRAME_OF_REFERENCE``, ``E_UNEVEN_SPACING``,
+            ``E_MULTIFRAME`` for a series that they can't refer to.
+    """
+    wanted = {name for output in outputs for name in output.formats if name in DICOM}
+    if not wanted:
+        return None
+    from focusnet.io.dicom import read_series_reference
+    from focusnet.io.shapes import native_geometry
+
+    reference = read_series_reference(source, series_number=series)
+    native_geometry(reference)
+    if "dicomseg" in wanted:
+        from focusnet.io.dicom_seg import check_source_frames
+
+        check_source_frames(reference)
+    return reference
 
 
 def _holds_organs(folder: Path) -> bool:
@@ -193,33 +231,60 @@ def _holds_organs(folder: Path) -> bool:
 
 
 def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOptions) -> None:
-    """Write all outputs of a case, each complete or not at all.
+    """Write all outputs of a case, or none.
 
     Raises:
         FocusNetError: ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``, ``E_BAD_GEOMETRY``, ``E_NO_MRML`` and the refusals of
             the formats.
     """
-    labelmap, stamp = result.analysis.labelmap, result.analysis.stamp
-    names_written = False
-    for output in outputs:
-        if output.is_folder:
-            with new_folder(output.path, options.overwrite, _holds_organs) as folder:
-                _write_organs(labelmap, folder, output.formats, stamp)
-            continue
-        (name,) = output.formats
-        if name == UNCERTAINTY:
-            write_image(
-                uncertainty_percent(result.analysis.prediction.certainty), output.path, overwrite=options.overwrite
-            )
-        elif name in DICOM:
-            _write_dicom(name, result, output.path, options.overwrite)
-        elif name == "mrb":
-            _write_scene(result, output.path, options)
-        else:
+    written: list[Output] = []
+    try:
+        for output in outputs:
             # Two label maps of one case share the table of their values.
-            overwrite = options.overwrite or names_written
-            write_segmentation(labelmap, output.path, overwrite=overwrite, stamp=stamp)
-            names_written |= name in LABELMAPS
+            shares_table = _is_labelmap(output) and any(map(_is_labelmap, written))
+            _write_output(output, result, replace(options, overwrite=options.overwrite or shares_table))
+            written.append(output)
+    except BaseException:
+        for output in written:
+            with suppress(OSError):
+                remove_output(output)
+        raise
+
+
+def remove_output(output: Output) -> None:
+    """Remove an output where it is there.
+
+    Raises:
+        OSError: It can't be removed.
+    """
+    if output.is_folder and output.path.is_dir():
+        shutil.rmtree(output.path)
+        return
+    output.path.unlink(missing_ok=True)
+    if _is_labelmap(output):
+        labels_path(output.path).unlink(missing_ok=True)
+
+
+def _is_labelmap(output: Output) -> bool:
+    return not output.is_folder and output.formats[0] in LABELMAPS
+
+
+def _write_output(output: Output, result: Result, options: OutputOptions) -> None:
+    labelmap, stamp = result.analysis.labelmap, result.analysis.stamp
+    if output.is_folder:
+        with new_folder(output.path, options.overwrite, _holds_organs) as folder:
+            _write_organs(labelmap, folder, output.formats, stamp)
+        return
+    (name,) = output.formats
+    if name == UNCERTAINTY:
+        percent = uncertainty_percent(result.analysis.prediction.certainty)
+        write_image(percent, output.path, overwrite=options.overwrite)
+    elif name in DICOM:
+        _write_dicom(name, result, output.path, options.overwrite)
+    elif name == "mrb":
+        _write_scene(result, output.path, options)
+    else:
+        write_segmentation(labelmap, output.path, overwrite=options.overwrite, stamp=stamp)
 
 
 def _write_organs(labelmap: LabelMap, folder: Path, formats: Sequence[str], stamp: Mapping[str, str]) -> None:
@@ -236,7 +301,7 @@ def _write_dicom(name: str, result: Result, path: Path, overwrite: bool) -> None
 
     settings = result.analysis.prediction.settings
     provenance = Provenance(settings["model"], settings["model_created"], settings["weights_sha256"])
-    reference = read_series_reference(result.source, series_number=result.series)
+    reference = result.reference or read_series_reference(result.source, series_number=result.series)
     labelmap = result.analysis.labelmap
     if name == "rtstruct":
         from focusnet.io.rtstruct import RTStructOptions, write_rtstruct

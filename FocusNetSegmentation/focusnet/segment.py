@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from focusnet import organs
 from focusnet.analysis import analyse
-from focusnet.errors import Cancelled, FocusNetError
+from focusnet.console import CaseProgress
+from focusnet.errors import Cancelled, FocusNetError, lacks_memory, out_of_memory
 from focusnet.io import read_volume
+from focusnet.io.atomic import concerns_all_outputs
 from focusnet.io.dicom import is_dicom, read_series
-from focusnet.io.dicom_headers import ct_series_uid
+from focusnet.io.dicom_headers import DICOM_SUFFIXES, ct_series_uid
 from focusnet.io.image import image_suffix
+from focusnet.io.segmentation import is_own_labelmap
 from focusnet.outputs import (
     Output,
     OutputOptions,
@@ -30,6 +33,7 @@ from focusnet.outputs import (
     check_outputs,
     check_packages,
     plan_outputs,
+    read_reference,
     write_outputs,
 )
 
@@ -38,8 +42,6 @@ if TYPE_CHECKING:
 
 CHANNEL_SUFFIX = "_0000"
 OWN_OUTPUTS = (".seg.nrrd", ".uncertainty.nrrd")
-CaseProgress = Callable[[str, str, float, float | None], None]
-"""Called with the case, the stage, the finished share in [0, 1] and the estimated seconds left."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class CaseResult:
         notes: What a user should know about the computation.
         outputs: Files written.
         error: Reason code and line of a failed case.
+        stops_all: Whether no other case could be written either: the disk is full, or the folder closed to us.
     """
 
     case: str
@@ -107,9 +110,10 @@ class CaseResult:
     notes: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     error: tuple[str, str] | None = None
+    stops_all: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; keys without content are left out."""
+        """Plain values for JSON; ``error`` is there for a failed case only."""
         values: dict[str, Any] = {
             "case": self.case,
             "status": self.status,
@@ -173,17 +177,24 @@ def _is_case(path: Path) -> bool:
 
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image, and not of one of our own outputs."""
-    return image_suffix(path) is not None and not path.name.lower().endswith(OWN_OUTPUTS)
+    if image_suffix(path) is None or path.name.lower().endswith(OWN_OUTPUTS):
+        return False
+    return not is_own_labelmap(path)
 
 
 def holds_dicom(folder: Path) -> bool:
     """Whether a folder itself has slices of a CT, or other DICOM files and nothing else that could be a case.
 
-    A plan or a structure set that lies beside images or above patients' folders does not make them one case.
+    A plan or a structure set that lies beside images or above patients' folders does not make them one case. Files
+    count by their names too: damaged ones, and those of systems that write no preamble, don't start as DICOM does.
     """
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    files = [path for path in entries if path.is_file() and image_suffix(path) is None and is_dicom(path)]
+    files = [path for path in entries if path.is_file() and image_suffix(path) is None and _may_be_dicom(path)]
     return any(ct_series_uid(path) is not None for path in files) or (bool(files) and has_nothing_else(folder))
+
+
+def _may_be_dicom(path: Path) -> bool:
+    return path.suffix.lower() in DICOM_SUFFIXES or is_dicom(path)
 
 
 def has_nothing_else(folder: Path) -> bool:
@@ -193,7 +204,7 @@ def has_nothing_else(folder: Path) -> bool:
 
 def case_name(path: Path) -> str:
     """Name of a case after its file or folder: ``pt_1_0000.nrrd`` and ``pt_1.nrrd`` are ``pt_1``."""
-    name = path.resolve().name
+    name = Path(os.path.normpath(path.absolute())).name  # of a link its own, not that of what it leads to
     if path.is_dir():
         return name
     suffix = image_suffix(path) or path.suffix
@@ -251,13 +262,13 @@ def segment_case(
     if progress is not None:
         progress("reading", 0.0, None)
     series = options.series if case.series is None else case.series
-    if case.files or series is not None:
-        volume = read_series(case.files or case.path, series_number=series)
-    else:
-        volume = read_volume(case.path)
+    source = case.files or case.path
+    is_series = bool(case.files) or series is not None
+    volume = read_series(source, series_number=series) if is_series else read_volume(case.path)
+    reference = read_reference(outputs, source, series)
     keys = None if options.organs is None else organ_keys(options.organs)
     analysis = analyse(volume, predictor, keys, progress, cancel)
-    write_outputs(outputs, Result(case.name, case.files or case.path, series, volume, analysis), options.output)
+    write_outputs(outputs, Result(case.name, source, series, volume, analysis, reference), options.output)
     prediction = analysis.prediction
     return CaseResult(
         case.name,
@@ -341,13 +352,21 @@ def attempt_case(
     except Cancelled:
         raise
     except FocusNetError as error:
-        reason = (error.code, error.message)
+        return failure(case.name, error, time.perf_counter() - start)
     except OSError as error:
         reason = ("E_UNREADABLE", f"A file of the case can't be read or written: {error.strerror or 'unknown'}.")
     except Exception as error:  # a fault of ours in one case must not lose the others
         logging.getLogger(__name__).debug("Case %s", case.name, exc_info=True)
+        if lacks_memory(error):
+            return failure(case.name, out_of_memory(), time.perf_counter() - start)
         reason = ("E_INTERNAL", f"{type(error).__name__}: {' '.join(str(error).split())}; please report this.")
     return CaseResult(case.name, "failed", time.perf_counter() - start, error=reason)
+
+
+def failure(case: str, error: FocusNetError, seconds: float = 0.0) -> CaseResult:
+    """The result of a case that was refused."""
+    stops_all = error.code == "E_OUTPUT_WRITE" and concerns_all_outputs(error.__cause__)
+    return CaseResult(case, "failed", seconds, error=(error.code, error.message), stops_all=stops_all)
 
 
 _worker: tuple[Predictor, SegmentOptions] | None = None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from focusnet.devices import DTYPES, is_out_of_memory, keep_memory, resolve_device
-from focusnet.errors import Cancelled, FocusNetError
+from focusnet.errors import Cancelled, FocusNetError, Terminated
 from focusnet.networks.focusnet import FocusNetV2
 from focusnet.preprocessing import Intensity
 from numpy.typing import NDArray
@@ -191,7 +191,7 @@ class Trainer:
             begin()
         try:
             return self._run_stages(end)
-        except (KeyboardInterrupt, Cancelled):
+        except (KeyboardInterrupt, Cancelled, Terminated):
             self.monitor.last_word("paused", "interrupted; resume goes on from the last checkpoint")
             raise
         except Exception as error:

@@ -261,6 +261,34 @@ def test_a_signal_while_segmenting_stops_at_once_and_leaves_nothing(tiny_bundle,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("command", ["names", "segment", "watch", "batch"])
+def test_a_signal_while_dicom_is_read_is_not_taken_for_damage(
+    focusnet, dicom_folder, tiny_model, tmp_path, monkeypatch, command
+):
+    """Readers that pass over damaged files must let the end through."""
+
+    def ended(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("pydicom.dcmread", ended)
+    out = ["-o", tmp_path / "out", "--model", tiny_model]
+    arguments = {
+        "names": [dicom_folder / "0.dcm"],
+        "segment": [dicom_folder, *out],
+        "batch": [dicom_folder, *out],
+        "watch": [dicom_folder, tmp_path / "out", "--model", tiny_model, "--once"],
+    }
+    before = signal.signal(signal.SIGTERM, cli._cancelled)
+    try:
+        code, _, err = focusnet(command, *arguments[command])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 3
+    assert err[-1].startswith("E_CANCELLED")
+
+
 def test_models_are_listed_shown_verified_and_installed(focusnet, tiny_bundle, tiny_model, tmp_path):
     code, out, _ = focusnet("models", "list")
     assert code == 0

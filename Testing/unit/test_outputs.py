@@ -174,6 +174,18 @@ def test_a_place_that_cannot_be_written_is_one_refusal(result, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("formats", [("seg.nrrd", "rtstruct"), ("nii.gz", "nrrd", "rtstruct")])
+def test_a_case_that_fails_in_its_last_format_leaves_no_file(result, dicom_folder, tmp_path, formats):
+    """Without a voxel there is a label map, but no structure set."""
+    empty = result.volume.with_array(np.zeros_like(result.analysis.labelmap.array))
+    prediction = SimpleNamespace(**vars(result.analysis.prediction))
+    prediction.labelmap = LabelMap(empty.array, empty.geometry, {1: "parotid_r"})
+    failing = Result("pt_1", dicom_folder, None, result.volume, Analysis(prediction, {}, (), 1.0))
+    with pytest.raises(FocusNetError, match="E_NO_STRUCTURES"):
+        write(failing, tmp_path / "out", formats=formats)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_structure_set_refers_to_its_series(result, dicom_folder, tmp_path):
     write(Result("pt_1", dicom_folder, None, result.volume, result.analysis), tmp_path / "x.dcm")
     written = pydicom.dcmread(tmp_path / "x.dcm")
@@ -263,3 +275,4 @@ def test_missing_packages_are_told_before_a_case_is_computed(monkeypatch):
     with pytest.raises(FocusNetError) as caught:
         check_packages(("mrb",))
     assert caught.value.code == "E_NO_MRML"
+    assert "slicer-focusnet[" not in caught.value.message  # not on PyPI

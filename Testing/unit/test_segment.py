@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -10,10 +11,12 @@ import pydicom
 import pytest
 from focusnet.batch.cases import content_hash, find_archive
 from focusnet.errors import Cancelled, FocusNetError
+from focusnet.geometry import LabelMap
 from focusnet.inference import Predictor
 from focusnet.io import read_volume
+from focusnet.io.dicom import read_series_reference
 from focusnet.io.image import write_image
-from focusnet.io.segmentation import read_segmentation
+from focusnet.io.segmentation import read_segmentation, write_segmentation
 from focusnet.model_store import find_bundle
 from focusnet.outputs import OutputOptions
 from focusnet.segment import SegmentOptions, case_name, find_cases, make_predictor, organ_keys, segment_cases
@@ -61,6 +64,37 @@ def test_the_current_folder_has_a_name(dicom_folder, monkeypatch):
     assert find_cases([Path()])[0].name == "series"
 
 
+def test_links_are_named_after_themselves(ct, tmp_path):
+    for number in (1, 2):
+        write_image(ct, tmp_path / "store" / f"{number}" / "ct.nrrd")
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"pt_{number}.nrrd").symlink_to(tmp_path / "store" / f"{number}" / "ct.nrrd")
+    (tmp_path / "in" / "pt_3.nii.gz").symlink_to(tmp_path / "blob77777")
+    (tmp_path / "blob77777").touch()
+    assert [case.name for case in find_cases([tmp_path / "in"])] == ["pt_1", "pt_2", "pt_3"]
+
+
+def test_own_label_maps_beside_the_cts_are_no_cases(ct, tmp_path):
+    """A CT that shares the name of its label map, and so the table beside it, is one all the same."""
+    labels = LabelMap((ct.array > 400).astype(np.uint8), ct.geometry, {1: "brain"})
+    write_image(ct, tmp_path / "pt_1_0000.nrrd")
+    write_image(ct, tmp_path / "pt_2.nrrd")
+    for name in ("pt_1.nii.gz", "pt_2.nii.gz", "pt_3.nrrd"):
+        write_segmentation(labels, tmp_path / name)
+    assert [case.path.name for case in find_cases([tmp_path])] == ["pt_1_0000.nrrd", "pt_2.nrrd"]
+    assert [case.path.name for case in find_archive(tmp_path)] == ["pt_1_0000.nrrd", "pt_2.nrrd"]
+    (tmp_path / "pt_3.nrrd").write_bytes(b"damaged")
+    assert len(find_cases([tmp_path])) == 3
+
+
+def test_dicom_files_without_preamble_are_a_case_here_as_in_an_archive(dicom_folder):
+    for path in dicom_folder.iterdir():
+        path.write_bytes(path.read_bytes()[132:])
+    read_volume(dicom_folder)
+    assert find_cases([dicom_folder]) == find_archive(dicom_folder) == find_cases([dicom_folder.parent])
+    assert find_cases([dicom_folder])[0].path == dicom_folder
+
+
 def test_what_is_no_case_is_refused(tmp_path, folder):
     with pytest.raises(FocusNetError, match="E_UNREADABLE"):
         find_cases([tmp_path / "absent"])
@@ -106,6 +140,69 @@ def test_a_fault_of_ours_is_one_line_too(ct_file, tiny_model, tmp_path, monkeypa
     (result,) = segment_cases(find_cases([ct_file]), tmp_path / "out", options(tiny_model))
     assert result.error == ("E_INTERNAL", "ZeroDivisionError: division by zero; please report this.")
     assert not (tmp_path / "out").exists()
+
+
+def test_lack_of_memory_is_told_as_such(ct_file, tiny_model, tmp_path, monkeypatch):
+    def short(*args):
+        raise MemoryError
+
+    monkeypatch.setattr("focusnet.segment.read_volume", short)
+    (result,) = segment_cases(find_cases([ct_file]), tmp_path / "out", options(tiny_model))
+    assert result.error is not None
+    assert result.error[0] == "E_OUT_OF_MEMORY"
+
+
+@pytest.fixture
+def uncomputed(monkeypatch):
+    """Computing is not expected."""
+    monkeypatch.setattr("focusnet.segment.analyse", lambda *_: pytest.fail("computed before the refusal"))
+
+
+@pytest.mark.usefixtures("uncomputed")
+@pytest.mark.parametrize("name", ["rtstruct", "dicomseg"])
+def test_a_ct_that_dicom_objects_can_t_refer_to_is_refused_before_computing(dicom_folder, tiny_model, tmp_path, name):
+    if name == "dicomseg":
+        pytest.importorskip("highdicom")
+    for path in dicom_folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(path)
+    given = options(tiny_model, formats=("seg.nrrd", name))
+    (result,) = segment_cases(find_cases([dicom_folder]), tmp_path / "out", given)
+    assert result.error is not None
+    assert result.error[0] == "E_FRAME_OF_REFERENCE"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("uncomputed")
+def test_a_place_that_can_t_be_written_is_refused_before_computing(ct_file, tiny_model, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (result,) = segment_cases(find_cases([ct_file]), tmp_path / "file" / "x.seg.nrrd", options(tiny_model))
+    assert result.error is not None
+    assert (result.error[0], result.stops_all) == ("E_OUTPUT_WRITE", False)
+
+    def denied(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    (result,) = segment_cases(find_cases([ct_file]), tmp_path / "out", options(tiny_model))
+    assert result.error is not None
+    assert (result.error[0], result.stops_all) == ("E_OUTPUT_WRITE", True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_series_is_referred_to_as_it_was_read_first(dicom_folder, tiny_model, tmp_path, monkeypatch):
+    asked = []
+
+    def once(*args, **options):
+        asked.append(args)
+        return read_series_reference(*args, **options)
+
+    monkeypatch.setattr("focusnet.io.dicom.read_series_reference", once)
+    (result,) = segment_cases(
+        find_cases([dicom_folder]), tmp_path / "x.dcm", options(tiny_model, formats=("rtstruct",))
+    )
+    assert (result.status, len(asked)) == ("done", 1)
 
 
 def test_a_result_tells_volumes_confidences_and_flags(ct_file, tiny_model, tmp_path):

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from focusnet.errors import FocusNetError
-from focusnet.io.dicom_headers import DICOM_SUFFIXES
-from focusnet.segment import Case, case_name, has_nothing_else, holds_dicom, is_image
+from focusnet.segment import Case, case_name, holds_dicom, is_image
 
 PATH_COLUMN, SERIES_COLUMN = "path", "series"
 
@@ -64,22 +63,23 @@ def content_hash(case: Case) -> str:
     return hashlib.sha256(b"".join(sorted(digests)) + series).hexdigest()
 
 
-def _below(folder: Path) -> Iterator[Case]:
+def _below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Case]:
+    own = folder.resolve()
+    if own in above:  # a link that leads back up
+        return
     try:
         entries = sorted(folder.iterdir())
     except OSError:  # a folder that can't be read is a case that fails, not the end of the others
         yield Case(case_name(folder), folder)
         return
-    # Damaged files, which don't start as DICOM files do, make a case too: one that fails.
-    damaged = any(p.suffix.lower() in DICOM_SUFFIXES and p.is_file() for p in entries)
-    if holds_dicom(folder) or (damaged and has_nothing_else(folder)):
+    if holds_dicom(folder):
         yield Case(case_name(folder), folder)
         return
     for path in entries:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield from _below(path)
+            yield from _below(path, above | {own})
         elif is_image(path):
             yield Case(case_name(path), path)
 

@@ -34,7 +34,7 @@ class DaskPool:
         except ImportError as error:
             raise FocusNetError(
                 "E_MISSING_PACKAGE",
-                "A cluster needs the package 'distributed'; install it: pip install 'slicer-focusnet[dask]'.",
+                "A cluster needs the package 'distributed'; install it: pip install '.[dask]' in the repository.",
             ) from error
         self._distributed = distributed
         try:

@@ -20,7 +20,7 @@ from focusnet.model_store import find_bundle
 from focusnet.outputs import check_packages
 from focusnet.segment import Case, CaseResult, SegmentOptions, organ_keys
 
-NO_PLACE_TO_WRITE = "E_OUTPUT_WRITE"
+MAX_NAME_BYTES = 100
 Report = Callable[[Row, CaseResult | None], None]
 """Told of each row as it is written, with the whole result where the case was begun."""
 
@@ -107,7 +107,7 @@ def find_number(cases: Iterable[Case], out: Path, number: int) -> Case:
 
 def _row(task: Task, result: CaseResult) -> Row:
     code = "" if result.error is None else result.error[0]
-    if code == NO_PLACE_TO_WRITE:
+    if result.stops_all:
         raise FocusNetError(code, "The outputs can't be written; check free space and permissions, then run again.")
     status: Status = "failed" if code else "done"
     seconds = round(result.seconds, 2)
@@ -129,7 +129,7 @@ def _tasks(cases: Iterable[Case], manifest: Manifest, options: BatchOptions, wri
             known[content] -= 1
             continue
         number = next(n for n in range(number + 1, number + len(used) + 2) if n not in used)
-        name = case.name if options.names else ""
+        name = _printable(case.name) if options.names else ""
         if not content:
             write(Row(number, "", "failed", "E_UNREADABLE", name=name), None)
         elif content in begun:
@@ -183,6 +183,12 @@ def _flags(result: CaseResult) -> str:
     return ";".join(dict.fromkeys(codes))
 
 
+def _printable(name: str) -> str:
+    """A name of a file as text: bytes that are no UTF-8 become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _as_file_name(name: str) -> str:
-    """A name that every file system takes."""
-    return re.sub(r"[^\w. -]", "_", name).strip(" .")[:100] or "unnamed"
+    """A name that every file system takes, with room for a number and an ending."""
+    short = re.sub(r"[^\w. -]", "_", name).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    return short.strip(" .") or "unnamed"

@@ -29,13 +29,39 @@ class WatchOptions:
     once: bool = False
 
 
-@dataclass
-class _File:
-    """A file as last seen: size and time of change, and since when it has been so."""
+State = tuple[int, int]
+"""Size and time of change of a file."""
 
-    state: tuple[int, int]
-    since: float
-    series: str | None
+
+class _Look:
+    """The CT files below a folder as last seen, and when each series last changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.changed: dict[str, float] = {}
+        self._folder = folder
+        self._files: dict[Path, tuple[State, str | None]] = {}
+
+    def again(self, now: float) -> dict[str, frozenset[tuple[Path, State]]]:
+        """Look at the folder: the files of each series with their states."""
+        check_watched(self._folder)
+        found = dict(_states(self._folder))
+        for path in self._files.keys() - found.keys():
+            self._note(self._files.pop(path)[1], now)
+        for path, state in found.items():
+            before, series = self._files.get(path, (None, None))
+            if before != state:
+                self._note(series, now)
+                self._files[path] = (state, ct_series_uid(path))
+                self._note(self._files[path][1], now)
+        together: dict[str, set[tuple[Path, State]]] = defaultdict(set)
+        for path, (state, series) in self._files.items():
+            if series is not None:
+                together[series].add((path, state))
+        return {series: frozenset(files) for series, files in together.items()}
+
+    def _note(self, series: str | None, now: float) -> None:
+        if series is not None:
+            self.changed[series] = now
 
 
 def arrivals(
@@ -44,10 +70,11 @@ def arrivals(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Case]:
-    """The CT series of a folder, each as soon as it has arrived completely; again when its files change later.
+    """The CT series of a folder, each as soon as it has arrived completely; again when files are added or changed.
 
     Files may come in any order, in one folder or many, several series mixed. The clock of this machine alone counts,
-    not the times of the files.
+    not the times of the files. A file that goes is no arrival: of a series that was given before and is being cleared
+    away, nothing is given again.
 
     Args:
         folder: Searched with its subfolders.
@@ -61,23 +88,18 @@ def arrivals(
     Raises:
         FocusNetError: ``E_UNREADABLE`` when the folder is not there.
     """
-    files: dict[Path, _File] = {}
-    given: dict[str, frozenset[tuple[Path, tuple[int, int]]]] = {}
+    look = _Look(folder)
+    given: dict[str, frozenset[tuple[Path, State]]] = defaultdict(frozenset)
     while True:
-        _look(folder, files, clock())
-        series: dict[str, list[Path]] = defaultdict(list)
-        for path, file in files.items():
-            if file.series is not None:
-                series[file.series].append(path)
-        waiting = {uid: max(files[path].since for path in paths) for uid, paths in series.items()}
-        states = {uid: frozenset((path, files[path].state) for path in paths) for uid, paths in series.items()}
-        waiting = {uid: since for uid, since in waiting.items() if given.get(uid) != states[uid]}
+        series = look.again(clock())
+        waiting = {uid: look.changed[uid] for uid, files in series.items() if not files <= given[uid]}
         if not waiting and options.once:
             return
         uid, since = min(waiting.items(), key=lambda item: item[1], default=("", clock()))
         if waiting and clock() - since >= options.settle_s:
-            given[uid] = states[uid]
-            yield Case("series", series[uid][0].parent, tuple(sorted(series[uid])))
+            given[uid] = series[uid]
+            paths = sorted(path for path, _ in series[uid])
+            yield Case("series", paths[0].parent, tuple(paths))
         else:
             sleep(options.poll_s)
 
@@ -92,10 +114,7 @@ def check_watched(folder: Path) -> None:
         raise FocusNetError("E_UNREADABLE", "The folder to watch is not there; check the path.")
 
 
-def _look(folder: Path, files: dict[Path, _File], now: float) -> None:
-    """Bring the list of files up to date."""
-    check_watched(folder)
-    found: set[Path] = set()
+def _states(folder: Path) -> Iterator[tuple[Path, State]]:
     # os.walk passes over folders that go away meanwhile.
     for path in (Path(place, name) for place, _, names in os.walk(folder) for name in names):
         try:
@@ -104,10 +123,4 @@ def _look(folder: Path, files: dict[Path, _File], now: float) -> None:
             stat = path.stat()
         except OSError:  # renamed or removed while we look, as receivers do
             continue
-        found.add(path)
-        state = (stat.st_size, stat.st_mtime_ns)
-        known = files.get(path)
-        if known is None or known.state != state:
-            files[path] = _File(state, now, ct_series_uid(path))
-    for path in files.keys() - found:
-        del files[path]
+        yield path, (stat.st_size, stat.st_mtime_ns)

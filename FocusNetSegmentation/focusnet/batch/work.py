@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from focusnet.errors import FocusNetError
-from focusnet.io.segmentation import labels_path
-from focusnet.outputs import LABELMAPS, Output, plan_outputs
-from focusnet.segment import Case, CaseResult, SegmentOptions, attempt_case, make_predictor
+from focusnet.io.atomic import unwritable
+from focusnet.outputs import Output, plan_outputs, remove_output
+from focusnet.segment import Case, CaseResult, SegmentOptions, attempt_case, failure, make_predictor
 
 if TYPE_CHECKING:
     from focusnet.inference import Predictor
@@ -43,13 +43,10 @@ def run_task(task: Task) -> CaseResult:
     options = replace(task.options, output=replace(task.options.output, overwrite=True))
     try:
         outputs = plan_outputs(task.case.name, task.case.path, task.out, options.output, several=True)
-        for output in outputs:
-            _remove(output)
+        _remove(outputs)
         predictor = predictor_of(options.model, options.device, options.precision, options.fast)
     except FocusNetError as error:
-        return CaseResult(task.case.name, "failed", 0.0, error=(error.code, error.message))
-    except OSError as error:
-        return CaseResult(task.case.name, "failed", 0.0, error=("E_OUTPUT_WRITE", str(error.strerror)))
+        return failure(task.case.name, error)
     return attempt_case(task.case, outputs, predictor, options)
 
 
@@ -59,10 +56,9 @@ def predictor_of(model: str | None, device: str, precision: str, fast: bool) -> 
     return make_predictor(SegmentOptions(model, device=device, precision=precision, fast=fast))
 
 
-def _remove(output: Output) -> None:
-    if output.is_folder and output.path.is_dir():
-        shutil.rmtree(output.path)
-        return
-    output.path.unlink(missing_ok=True)
-    if output.formats[0] in LABELMAPS:
-        labels_path(output.path).unlink(missing_ok=True)
+def _remove(outputs: Iterable[Output]) -> None:
+    for output in outputs:
+        try:
+            remove_output(output)
+        except OSError as error:
+            raise unwritable(output.path, error) from error

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from focusnet.errors import FocusNetError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -31,16 +35,16 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
             ``E_OUTPUT_WRITE`` when the folder can't be written or the disk is full.
     """
     target = Path(path)
-    check_target(target, overwrite=overwrite)
     temporary = target.with_name(f".{secrets.token_hex(6)}{_suffixes(target)}")
     try:
+        check_target(target, overwrite=overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         check_target(target, overwrite=overwrite)
         _flush_to_disk(temporary)
         temporary.replace(target)
     except OSError as error:
-        raise FocusNetError("E_OUTPUT_WRITE", f"'{target.name}' can't be written: {_reason(error)}.") from error
+        raise unwritable(target, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -50,9 +54,40 @@ def check_target(path: str | Path, *, overwrite: bool) -> None:
     """Refuse a target that exists and may not be replaced.
 
     Raises:
-        FocusNetError: ``E_OUTPUT_EXISTS``.
+        FocusNetError: ``E_OUTPUT_EXISTS``; ``E_OUTPUT_WRITE`` for a name that the file system does not take.
     """
     target = Path(path)
+    try:
+        _refuse_existing(target, overwrite)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def check_folder_writable(folder: Path) -> None:
+    """Refuse a folder that can't be made or written; nothing is made, and a file without a name gone at once.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_WRITE``.
+    """
+    try:
+        there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), folder)
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise unwritable(folder.absolute(), error) from error
+
+
+def unwritable(path: Path, error: OSError) -> FocusNetError:
+    """The refusal of an output whose writing failed."""
+    return FocusNetError("E_OUTPUT_WRITE", f"'{path.name}' can't be written: {_reason(error)}.")
+
+
+def concerns_all_outputs(error: BaseException | None) -> bool:
+    """Whether the cause of an ``E_OUTPUT_WRITE`` would stop every other file too: no space, no permission, unknown."""
+    return not isinstance(error, OSError) or error.errno in FULL or error.errno in CLOSED
+
+
+def _refuse_existing(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise FocusNetError("E_OUTPUT_EXISTS", f"'{target.name}' is a folder; name a file.")
     if not overwrite and (target.exists() or target.is_symlink()):
@@ -73,6 +108,6 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         return "the disk is full; free some space and run again"
     return f"{error.strerror or type(error).__name__}; check the folder and its permissions"

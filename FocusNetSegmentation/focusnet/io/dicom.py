@@ -14,11 +14,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.uid import ImplicitVRLittleEndian
 
-from focusnet.errors import FocusNetError
+from focusnet.errors import FocusNetError, lacks_memory, out_of_memory
 from focusnet.geometry import Geometry, Volume
 from focusnet.io.dicom_headers import MIN_SLICES, Series, SliceHeader, find_series, is_dicom, read_tags, select_series
 from focusnet.io.hounsfield import AIR_HU, check_hu
-from focusnet.io.image import compact
+from focusnet.io.image import compact, path_for_itk
 from focusnet.io.shear import straighten
 
 __all__ = [
@@ -320,11 +320,13 @@ def _decode(path: Path, is_multiframe: bool) -> tuple[NDArray[Any], bool]:
             )
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(path))
+        reader.SetFileName(path_for_itk(path))
         return sitk.GetArrayFromImage(reader.Execute())[0], True
     except FocusNetError:
         raise
     except Exception as error:  # decoders raise all sorts of errors on damaged data
+        if lacks_memory(error):
+            raise out_of_memory() from error
         raise FocusNetError(
             "E_UNREADABLE", "The pixels of a DICOM file are damaged, truncated or wrongly encoded; copy it again."
         ) from error

@@ -17,6 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 
 from focusnet.errors import FocusNetError
 
@@ -188,12 +189,19 @@ def _files(source: Path | Sequence[Path]) -> Sequence[Path]:
 
 
 def read_tags(path: Path, keywords: Iterable[str]) -> dict[str, str]:
-    """Text of the named attributes of a file; absent and empty ones are left out."""
+    """Text of the named attributes of a file, several values joined by backslashes; empty ones are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(keywords), force=True)
         values = {keyword: header.get(keyword) for keyword in keywords}
-    return {keyword: str(value) for keyword, value in values.items() if value not in (None, "")}
+    texts = {keyword: _text(value) for keyword, value in values.items()}
+    return {keyword: text for keyword, text in texts.items() if text}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _read_header(path: Path) -> Dataset | None:

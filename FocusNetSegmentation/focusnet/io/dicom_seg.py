@@ -22,6 +22,7 @@ from focusnet.io.dicom import SeriesReference
 from focusnet.io.segmentation import Segmentation
 from focusnet.io.shapes import (
     MANUFACTURER,
+    PATIENT_STUDY_KEYWORDS,
     Part,
     Provenance,
     Shape,
@@ -29,6 +30,7 @@ from focusnet.io.shapes import (
     native_geometry,
     pack_segments,
     place_on_grid,
+    set_patient_and_study,
     shapes_of,
     software_versions,
 )
@@ -85,11 +87,13 @@ def write_dicom_seg(
         overwrite: Replace an existing file.
 
     Raises:
-        FocusNetError: ``E_MISSING_PACKAGE`` without highdicom, ``E_FRAME_OF_REFERENCE``, ``E_NO_STRUCTURES`` when
-            nothing is left to write, ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``.
+        FocusNetError: ``E_MISSING_PACKAGE`` without highdicom, ``E_FRAME_OF_REFERENCE``, ``E_UNEVEN_SPACING``,
+            ``E_MULTIFRAME`` for frames that can't be referred to, ``E_NO_STRUCTURES`` when nothing is left to write,
+            ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``.
     """
     options = options or DicomSegOptions()
     highdicom = require_highdicom()
+    check_source_frames(reference)
     check_same_frame(masks.geometry, reference)
     native = native_geometry(reference)
     shapes = shapes_of(masks)
@@ -102,14 +106,32 @@ def write_dicom_seg(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # highdicom's warnings quote the patient's name
         dataset = _segmentation(highdicom, kept, _frames([found for _, found in placed], native), reference, options)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        dataset.save_as(temporary)
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            dataset.save_as(temporary)
     names = {shape.name for shape in kept}
     return DicomSegSummary(
         str(dataset.SOPInstanceUID),
         tuple(shape.name for shape in kept),
         tuple(shape.name for shape in shapes if shape.name not in names),
     )
+
+
+def check_source_frames(reference: SeriesReference) -> None:
+    """Refuse a multi-frame CT whose slices are not all frames of one file, each once.
+
+    Raises:
+        FocusNetError: ``E_MULTIFRAME``.
+    """
+    frames = [item.frame for item in reference.slices if item.frame is not None]
+    if not frames:
+        return
+    files = {item.sop_instance_uid for item in reference.slices}
+    if len(files) > 1 or sorted(frames) != list(range(len(reference.slices))):
+        raise FocusNetError(
+            "E_MULTIFRAME",
+            "The frames of the multi-frame CT lie in several files or repeat, which a DICOM SEG can't refer to; write "
+            "rtstruct or seg.nrrd instead.",
+        )
 
 
 def read_dicom_seg(path: str | Path) -> Segmentation:
@@ -157,7 +179,7 @@ def _segmentation(
     ]
     dataset = highdicom.seg.Segmentation(
         source_images=_source_images(reference),
-        pixel_array=frames,
+        pixel_array=_as_in_source(frames, reference),
         segmentation_type="BINARY",
         segment_descriptions=descriptions,
         series_instance_uid=generate_uid(prefix=None),
@@ -172,6 +194,7 @@ def _segmentation(
         content_description="UNREVIEWED; research use only, not a medical device",
         content_creator_name=f"{MANUFACTURER}^",
     )
+    set_patient_and_study(dataset, reference)
     dataset.SeriesDescription = options.series_description[:64]
     dataset.ImageComments = f"UNREVIEWED. {DISCLAIMER}"
     return dataset
@@ -251,6 +274,16 @@ def _description(highdicom: ModuleType, number: int, shape: Shape, provenance: P
     return description
 
 
+def _as_in_source(frames: NDArray[np.uint8], reference: SeriesReference) -> NDArray[np.uint8]:
+    order = _order_of_source(reference)
+    return frames if order == list(range(len(order))) else frames[order]
+
+
+def _order_of_source(reference: SeriesReference) -> list[int]:
+    """Numbers of the slices in the order that `_source_images` lists them: that of the frames of a file."""
+    return sorted(range(len(reference.slices)), key=lambda number: reference.slices[number].frame or 0)
+
+
 def _source_images(reference: SeriesReference) -> list[Dataset]:
     """Headers of the CT as far as highdicom needs them to refer to it."""
     if reference.slices[0].frame is not None:
@@ -278,9 +311,9 @@ def _multiframe_image(reference: SeriesReference) -> Dataset:
     shared.PixelMeasuresSequence = [measures]
     image.SharedFunctionalGroupsSequence = [shared]
     groups = []
-    for source in sorted(reference.slices, key=lambda item: item.frame or 0):
+    for number in _order_of_source(reference):
         position, group = Dataset(), Dataset()
-        position.ImagePositionPatient = list(source.position_mm)
+        position.ImagePositionPatient = list(reference.slices[number].position_mm)
         group.PlanePositionSequence = [position]
         groups.append(group)
     image.PerFrameFunctionalGroupsSequence = groups
@@ -289,10 +322,8 @@ def _multiframe_image(reference: SeriesReference) -> Dataset:
 
 def _image(reference: SeriesReference, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     image = Dataset()
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"):
-        setattr(image, keyword, reference.tags.get(keyword, ""))
-    for keyword in ("AccessionNumber", "ReferringPhysicianName", "StudyDescription", "PositionReferenceIndicator"):
-        setattr(image, keyword, reference.tags.get(keyword, ""))
+    for keyword in PATIENT_STUDY_KEYWORDS:  # highdicom refuses values that clinics have; they are set afterwards
+        setattr(image, keyword, "")
     image.SpecificCharacterSet = "ISO_IR 192"
     image.Modality = "CT"
     image.SOPClassUID, image.SOPInstanceUID = sop_class_uid, sop_instance_uid

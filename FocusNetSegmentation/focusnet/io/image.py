@@ -11,14 +11,15 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from focusnet.errors import FocusNetError
+from focusnet.errors import FocusNetError, lacks_memory, out_of_memory
 from focusnet.geometry import Geometry, Volume, to_sitk
 from focusnet.io.atomic import atomic_path
 from focusnet.io.hounsfield import AIR_HU, check_finite, check_hu
-from focusnet.io.nifti import MAX_GZIP_RATIO, read_nifti
+from focusnet.io.nifti import MAX_GZIP_RATIO, SPARE_BYTES, read_nifti
+from focusnet.io.packed import unpacked_size
 from focusnet.io.shear import straighten
 
-__all__ = ["SUFFIXES", "check_hu", "compact", "image_suffix", "load_sitk", "read_image", "write_image"]
+__all__ = ["SUFFIXES", "check_hu", "compact", "image_suffix", "load_sitk", "path_for_itk", "read_image", "write_image"]
 
 SUFFIXES = {
     ".nii.gz": "NiftiImageIO",
@@ -34,6 +35,7 @@ MIN_SLICES = 3
 ONE_AT_A_TIME = threading.Lock()
 """ITK's NRRD reader keeps its errors in global memory: two threads that read damaged files end the process."""
 SPACING_MM = (0.01, 50.0)
+MAX_VALUE_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +101,40 @@ def write_image(volume: Volume, path: str | Path, *, overwrite: bool = False) ->
         raise FocusNetError("E_OUTPUT_FORMAT", f"'{path.name}' names no single-file image; use .nrrd, .nii.gz or .mha.")
     image = to_sitk(volume)
     with atomic_path(path, overwrite=overwrite) as temporary:
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=1)
-        except RuntimeError as error:
-            raise FocusNetError(
-                "E_OUTPUT_WRITE", f"'{path.name}' can't be written; check free space and permissions."
-            ) from error
+        write_with_itk(image, temporary, path)
+
+
+def write_with_itk(image: sitk.Image, temporary: Path, path: Path) -> None:
+    """Write an image, compressed, to the temporary name of the file ``path``.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_WRITE``, ``E_OUT_OF_MEMORY``.
+    """
+    name = path_for_itk(temporary, "E_OUTPUT_WRITE")
+    try:
+        sitk.WriteImage(image, name, useCompression=True, compressionLevel=1)
+    except RuntimeError as error:
+        if lacks_memory(error):
+            raise out_of_memory() from error
+        raise FocusNetError(
+            "E_OUTPUT_WRITE", f"'{path.name}' can't be written; check free space and permissions."
+        ) from error
+
+
+def path_for_itk(path: Path, code: str = "E_UNREADABLE") -> str:
+    """A path as SimpleITK takes it: one that is no UTF-8 would end the whole process there.
+
+    Raises:
+        FocusNetError: ``code``.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        what = "read" if code == "E_UNREADABLE" else "written"
+        raise FocusNetError(
+            code, f"The file can't be {what}: its path is no valid UTF-8; rename it or its folder."
+        ) from error
+    return str(path)
 
 
 def load_sitk(path: str | Path) -> LoadedImage:
@@ -113,7 +143,7 @@ def load_sitk(path: str | Path) -> LoadedImage:
     A fourth axis of length one is dropped, a longer one is refused; components of a vector image come last.
 
     Raises:
-        FocusNetError: ``E_UNREADABLE``, ``E_NOT_3D``, ``E_BAD_GEOMETRY``.
+        FocusNetError: ``E_UNREADABLE``, ``E_NOT_3D``, ``E_BAD_GEOMETRY``, ``E_OUT_OF_MEMORY``.
     """
     path = Path(path)
     suffix = image_suffix(path)
@@ -153,8 +183,9 @@ def compact(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
+    damaged = FocusNetError("E_UNREADABLE", f"'{path.name}' is damaged or truncated; export it again.")
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(path_for_itk(path))
     reader.SetImageIO(SUFFIXES[suffix])
     try:
         with ONE_AT_A_TIME:
@@ -166,10 +197,13 @@ def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
             raise FocusNetError("E_UNREADABLE", f"The header of '{path.name}' states {count} values, which can't be.")
         if len(size) == 4 and size[3] == 1:
             reader.SetExtractSize((*size[:3], 0))
+        unpacked = unpacked_size(path, count * MAX_VALUE_BYTES + SPARE_BYTES)
         with ONE_AT_A_TIME:
             image = reader.Execute()
-    except RuntimeError as error:
-        raise FocusNetError("E_UNREADABLE", f"'{path.name}' is damaged or truncated; export it again.") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        if lacks_memory(error):
+            raise out_of_memory() from error
+        raise damaged from error
     size = image.GetSize()
     if len(size) != 3:
         raise FocusNetError("E_NOT_3D", f"The image has {len(size)} axes ({_size(size)}); give one scalar 3-D volume.")
@@ -181,7 +215,10 @@ def _read_with_itk(path: Path, suffix: str) -> LoadedImage:
             "export it again with orientation.",
         )
     geometry = Geometry.from_parts(size[::-1], image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-    return LoadedImage(sitk.GetArrayFromImage(image), geometry, metadata)
+    array = sitk.GetArrayFromImage(image)
+    if unpacked is not None and unpacked != array.nbytes:
+        raise damaged
+    return LoadedImage(array, geometry, metadata)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -23,6 +23,8 @@ AGREE_MM = 1.0
 MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_GZIP_RATIO = 1100
+SPARE_BYTES = 1 << 20  # may follow the voxels
+HEADER_BYTES = 348
 DATA_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
 }  # fmt: skip
@@ -53,8 +55,9 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
         matrix from voxel index ``(i, j, k, 1)`` to LPS mm: the sform where it is set, else the qform.
 
     Raises:
-        FocusNetError: ``E_UNREADABLE`` for a damaged or truncated file; ``E_NOT_3D``; ``E_BAD_GEOMETRY`` when neither
-            transform is set (left and right are unknown), or both are and place a voxel more than 1 mm apart.
+        FocusNetError: ``E_UNREADABLE`` for a damaged or truncated file, also by its check sum; ``E_NOT_3D``;
+            ``E_BAD_GEOMETRY`` when neither transform is set (left and right are unknown), or both are and place a
+            voxel more than 1 mm apart.
     """
     damaged = FocusNetError("E_UNREADABLE", f"'{path.name}' is damaged or truncated; copy or export it again.")
     try:
@@ -63,6 +66,9 @@ def read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
             if header.end_of_data > MAX_GZIP_RATIO * path.stat().st_size:
                 raise damaged
             raw = file.read(header.end_of_data)
+            # The check sum of a packed file is compared at its very end.
+            if len(file.read(SPARE_BYTES + 1)) > SPARE_BYTES:
+                raise damaged
     except (OSError, EOFError, zlib.error) as error:
         raise damaged from error
     if len(raw) < header.end_of_data:
@@ -136,8 +142,11 @@ def _header(**field: Any) -> NiftiHeader:
     """From the fields that both versions of the format share."""
     count = field["dim"][0]
     shape = tuple(int(n) for n in field["dim"][1 : 1 + max(0, count)])
-    if not 1 <= count <= 7 or min(shape) < 1 or not 0 <= field["data_offset"] < 2**31:
-        raise FocusNetError("E_UNREADABLE", f"The NIfTI header is damaged (it states the shape {shape}).")
+    if not 1 <= count <= 7 or min(shape) < 1 or not HEADER_BYTES <= field["data_offset"] < 2**31:
+        raise FocusNetError(
+            "E_UNREADABLE",
+            f"The NIfTI header is damaged (it states the shape {shape}, voxels from byte {field['data_offset']:g} on).",
+        )
     if field["data_type"] not in DATA_TYPES:
         raise FocusNetError(
             "E_NOT_3D", "The image holds colours or complex numbers; give one scalar 3-D volume in Hounsfield units."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from focusnet.io.shapes import (
     check_same_frame,
     native_geometry,
     place_on_slices,
+    set_patient_and_study,
     shapes_of,
     share_outside,
     software_versions,
@@ -40,8 +42,6 @@ from focusnet.terminology import SIDE_MODIFIERS
 Holes = Literal["keyhole", "inner", "xor"]
 
 STUDY_COMPONENT_CLASS = "1.2.840.10008.3.1.2.3.1"
-PATIENT_KEYWORDS = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
-STUDY_KEYWORDS = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 CONTOUR_DATA = Tag("ContourData")
 
 
@@ -117,7 +117,9 @@ def write_rtstruct(
     """
     options = options or RTStructOptions()
     check_same_frame(masks.geometry, reference)
-    dataset = _header(reference, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the patient's attributes
+        dataset = _header(reference, options)
     contours: dict[str, int] = {}
     left_out: list[str] = []
     cut: list[str] = []
@@ -134,7 +136,8 @@ def write_rtstruct(
         raise FocusNetError(
             "E_NO_STRUCTURES", "No structure has a voxel on the slices of the CT; there is nothing to write."
         )
-    with atomic_path(path, overwrite=overwrite) as temporary:
+    with atomic_path(path, overwrite=overwrite) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         pydicom.dcmwrite(temporary, dataset)
     return RTStructSummary(str(dataset.SOPInstanceUID), contours, tuple(left_out), tuple(cut))
 
@@ -176,11 +179,7 @@ def _header(reference: SeriesReference, options: RTStructOptions) -> FileDataset
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
     dataset.SOPClassUID = RTStructureSetStorage
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    for keyword in (*PATIENT_KEYWORDS, *STUDY_KEYWORDS):
-        setattr(dataset, keyword, reference.tags.get(keyword, ""))
-    if "StudyDescription" in reference.tags:
-        dataset.StudyDescription = reference.tags["StudyDescription"]
-    dataset.StudyInstanceUID = reference.study_uid
+    set_patient_and_study(dataset, reference)
     dataset.Modality = "RTSTRUCT"
     dataset.SeriesInstanceUID = generate_uid(prefix=None)
     dataset.SeriesNumber = str(options.series_number)
@@ -191,7 +190,6 @@ def _header(reference: SeriesReference, options: RTStructOptions) -> FileDataset
     dataset.ManufacturerModelName = "FocusNetv2"
     dataset.SoftwareVersions = software_versions()
     dataset.FrameOfReferenceUID = reference.frame_of_reference
-    dataset.PositionReferenceIndicator = reference.tags.get("PositionReferenceIndicator", "")
     dataset.InstanceNumber = "1"
     dataset.StructureSetLabel = options.label[:16]
     dataset.StructureSetName = options.series_description[:64]

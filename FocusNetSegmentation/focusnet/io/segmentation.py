@@ -16,7 +16,7 @@ from scipy import ndimage
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry, LabelMap, Volume, bounding_box, to_sitk
 from focusnet.io.atomic import atomic_path
-from focusnet.io.image import image_suffix, load_sitk
+from focusnet.io.image import ONE_AT_A_TIME, image_suffix, load_sitk, path_for_itk, write_with_itk
 from focusnet.io.segmentation_header import SegmentEntry, parse_segments, write_seg_nrrd
 from focusnet.organs import Organ, find, organ
 from focusnet.terminology import terminology_string
@@ -163,6 +163,23 @@ def labels_path(path: str | Path) -> Path:
     return path.with_name(f"{path.name[: len(path.name) - len(suffix)]}.labels.json")
 
 
+def is_own_labelmap(path: Path) -> bool:
+    """Whether a file is a plain label map of ours: labels, with the table of their names beside it.
+
+    The table alone does not tell: a CT of the same name may lie there too.
+    """
+    if not labels_path(path).is_file():
+        return False
+    reader = sitk.ImageFileReader()
+    try:
+        reader.SetFileName(path_for_itk(path))
+        with ONE_AT_A_TIME:
+            reader.ReadImageInformation()
+    except (RuntimeError, FocusNetError):  # a case, which will tell what is wrong with it
+        return False
+    return reader.GetPixelID() in (sitk.sitkUInt8, sitk.sitkUInt16)
+
+
 def _stored_segment(layers: NDArray[Any], entry: SegmentEntry) -> Segment:
     if not 0 <= entry.layer < len(layers):
         raise FocusNetError(
@@ -265,9 +282,4 @@ def _write_labelmap(labelmap: LabelMap, path: Path, overwrite: bool, stamp: Mapp
         atomic_path(labels_path(path), overwrite=overwrite) as names,
     ):
         names.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        try:
-            sitk.WriteImage(image, str(temporary), useCompression=True, compressionLevel=1)
-        except RuntimeError as error:
-            raise FocusNetError(
-                "E_OUTPUT_WRITE", f"'{path.name}' can't be written; check free space and permissions."
-            ) from error
+        write_with_itk(image, temporary, path)

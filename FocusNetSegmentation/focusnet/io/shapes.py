@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from scipy import ndimage
 from scipy.optimize import brentq
 
@@ -22,6 +23,11 @@ from focusnet.io.segmentation import Segment, Segmentation
 from focusnet.io.tracing import trace
 
 MANUFACTURER = "SlicerFocusNet"
+PATIENT_STUDY_KEYWORDS = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator",
+)  # fmt: skip
+"""Attributes that every DICOM object of a patient has, empty where they are unknown."""
 SAME_PLANE_SLICES = 0.1
 SAME_GRID_MM = 0.01
 UNEVEN_SLICES = 0.1
@@ -241,6 +247,18 @@ def check_same_frame(geometry: Geometry, reference: SeriesReference) -> None:
             "E_FRAME_OF_REFERENCE",
             "The masks have another frame of reference than the CT series; give the series they were made from.",
         )
+
+
+def set_patient_and_study(dataset: Dataset, reference: SeriesReference) -> None:
+    """Patient and study of the CT, as they stand there, valid or not.
+
+    pydicom warns of invalid values and quotes them: call this, and write the dataset, with warnings switched off.
+    """
+    for keyword in PATIENT_STUDY_KEYWORDS:
+        setattr(dataset, keyword, reference.tags.get(keyword, ""))
+    if "StudyDescription" in reference.tags:
+        dataset.StudyDescription = reference.tags["StudyDescription"]
+    dataset.StudyInstanceUID = reference.study_uid
 
 
 def software_versions() -> list[str]:

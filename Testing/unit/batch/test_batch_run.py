@@ -1,7 +1,10 @@
 """Batches: rows, numbers, resumption, faults of one case and of all."""
 
 import csv
+import errno
+import os
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +12,8 @@ import pytest
 from focusnet.batch import find_archive, find_number, run_batch
 from focusnet.batch.manifest import Manifest, read_manifest
 from focusnet.errors import FocusNetError
+from focusnet.io import atomic
+from focusnet.io.image import write_image
 from focusnet.io.segmentation import read_segmentation
 from focusnet.segment import segment_cases
 
@@ -137,6 +142,58 @@ def test_names_are_kept_on_request(archive, options, tmp_path):
     run_batch(find_archive(archive(1)), tmp_path / "out", options(names=True), nothing)
     assert outputs_of(tmp_path / "out") == ["case_0001_patient 000.seg.nrrd"]
     assert rows_of(tmp_path / "out")[0]["name"] == "patient 000"
+
+
+@pytest.mark.parametrize("name", ["頭" * 70, "x" * 240])
+def test_a_long_name_is_cut_to_what_the_file_system_takes(archive, options, tmp_path, name):
+    folder = archive(2)
+    (folder / "patient 000.nrrd").rename(folder / f"{name}.nrrd")
+    rows = run_batch(find_archive(folder), tmp_path / "out", options(names=True), nothing)
+    assert [row.status for row in rows] == ["done", "done"]
+    assert name in [row["name"] for row in rows_of(tmp_path / "out")]
+    assert all(len(name.encode()) < 140 for name in outputs_of(tmp_path / "out"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_utf_8_are_kept_as_escapes(archive, ct, options, tmp_path):
+    write_image(ct, archive(1) / "b.nii.gz")
+    (tmp_path / "archive" / "b.nii.gz").rename(tmp_path / "archive" / os.fsdecode(b"a\xff.nii.gz"))
+    rows = run_batch(find_archive(tmp_path / "archive"), tmp_path / "out", options(names=True), nothing)
+    assert [row.status for row in rows] == ["done", "done"]
+    assert read_manifest(tmp_path / "out") == rows
+    assert rows[0].name == "a\\udcff"
+    assert outputs_of(tmp_path / "out")[0] == "case_0001_a_udcff.seg.nrrd"
+
+
+@pytest.mark.parametrize(("number", "stops"), [(errno.ENOSPC, True), (errno.EROFS, True), (errno.EIO, False)])
+def test_what_stops_every_output_stops_the_batch_and_nothing_else(
+    archive, options, tmp_path, monkeypatch, number, stops
+):
+    failed = []
+    flush = atomic._flush_to_disk
+
+    def fail_once(path):
+        if path.name.endswith(".seg.nrrd") and not failed:
+            failed.append(path)
+            raise OSError(number, os.strerror(number))
+        flush(path)
+
+    monkeypatch.setattr(atomic, "_flush_to_disk", fail_once)
+    cases, out = find_archive(archive(2)), tmp_path / "out"
+    if stops:
+        with pytest.raises(FocusNetError, match="E_OUTPUT_WRITE"):
+            run_batch(cases, out, options(), nothing)
+        assert rows_of(out) == []
+    else:
+        rows = run_batch(cases, out, options(), nothing)
+        assert [(row.status, row.reason_code) for row in rows] == [("failed", "E_OUTPUT_WRITE"), ("done", "")]
+
+
+def test_links_that_lead_back_up_are_not_followed(ct, tmp_path):
+    write_image(ct, tmp_path / "a" / "ct.nrrd")
+    (tmp_path / "a" / "loop").symlink_to("..", target_is_directory=True)
+    (tmp_path / "a" / "itself").symlink_to(".", target_is_directory=True)
+    assert [case.name for case in find_archive(tmp_path)] == ["ct"]
 
 
 def test_a_table_chooses_series_by_number(tmp_path):

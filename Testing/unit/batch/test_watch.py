@@ -87,6 +87,23 @@ def test_slices_that_come_late_give_the_series_again(incoming, dicom_folder):
     assert list(found) == []
 
 
+def test_a_series_that_is_cleared_away_is_not_given_again(incoming, dicom_folder):
+    files = [Path(shutil.copy(path, incoming)) for path in files_of(dicom_folder)]
+    clearing = {20 + number: path.unlink for number, path in enumerate(files[:6])}
+    late = {60: lambda: shutil.copy(dicom_folder / files[0].name, incoming)}
+    clock = Clock(clearing | late)
+    found = arrivals(incoming, WatchOptions(10.0, 1.0), clock, clock.sleep)
+    whole = next(found)
+    assert (clock.now, len(whole.files)) == (10.0, len(files))
+    rest = next(found)
+    assert (clock.now, len(rest.files)) == (70.0, len(files) - 5)
+
+
+def test_a_removal_is_a_change_that_must_settle_too(incoming, dicom_folder):
+    files = [Path(shutil.copy(path, incoming)) for path in files_of(dicom_folder)]
+    assert watch(incoming, {5: files[0].unlink, 9: files[1].unlink}) == [(19.0, [path.name for path in files[2:]])]
+
+
 def test_mixed_series_are_told_apart_and_other_files_passed_over(incoming, dicom_folder):
     other = generate_uid()
     for path in files_of(dicom_folder):

@@ -1,6 +1,6 @@
 """Synthetic CT series with every fault of the field, written with pydicom."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +91,31 @@ class CTSeries:
                 # Names in an order that has nothing to do with the positions.
                 ds.save_as(folder / f"{self.name}{(index * 700) % 1009:04d}.dcm", enforce_file_format=True)
         return folder
+
+    def enhanced(self, order: Sequence[int] | None = None) -> Dataset:
+        """Slices as the frames of one enhanced multi-frame CT; by default all, in reverse order."""
+        order = range(self.count - 1, -1, -1) if order is None else order
+        ds = self.dataset(0)
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+        ds.NumberOfFrames = len(order)
+        ds.PixelData = b"".join(self.dataset(index).PixelData for index in order)
+        measures, plane, rescale, shared = Dataset(), Dataset(), Dataset(), Dataset()
+        measures.PixelSpacing = ds.PixelSpacing
+        plane.ImageOrientationPatient = ds.ImageOrientationPatient
+        rescale.RescaleSlope, rescale.RescaleIntercept = ds.RescaleSlope, ds.RescaleIntercept
+        shared.PixelMeasuresSequence = [measures]
+        shared.PlaneOrientationSequence = [plane]
+        shared.PixelValueTransformationSequence = [rescale]
+        ds.SharedFunctionalGroupsSequence = [shared]
+        ds.PerFrameFunctionalGroupsSequence = []
+        for index in order:
+            position, frame = Dataset(), Dataset()
+            position.ImagePositionPatient = [float(v) for v in self.position(index)]
+            frame.PlanePositionSequence = [position]
+            ds.PerFrameFunctionalGroupsSequence.append(frame)
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
+            delattr(ds, keyword)
+        return ds
 
 
 def set_pixels(ds: Dataset, stored: np.ndarray) -> None:

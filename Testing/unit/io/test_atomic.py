@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from focusnet.errors import FocusNetError
-from focusnet.io.atomic import atomic_path
+from focusnet.io.atomic import atomic_path, check_folder_writable
 
 
 def names(folder: Path) -> list[str]:
@@ -101,6 +101,28 @@ def test_names_as_long_as_the_file_system_allows(tmp_path):
     with atomic_path(target) as temporary:
         temporary.write_text("whole")
     assert target.read_text() == "whole"
+
+
+def test_a_name_that_is_too_long_is_told_in_one_line(tmp_path):
+    with pytest.raises(FocusNetError) as caught, atomic_path(tmp_path / ("x" * 300)):
+        pytest.fail("the body must not run")
+    assert caught.value.code == "E_OUTPUT_WRITE"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):
+    check_folder_writable(tmp_path / "new" / "folder")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FocusNetError, match="E_OUTPUT_WRITE"):
+        check_folder_writable(tmp_path / "file" / "folder")
+    assert names(tmp_path) == ["file"]
+
+    def denied(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(FocusNetError, match=r"E_OUTPUT_WRITE.*Permission denied"):
+        check_folder_writable(tmp_path)
 
 
 def test_permissions_are_those_of_a_usual_file(tmp_path):

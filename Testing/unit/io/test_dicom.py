@@ -1,6 +1,8 @@
 """DICOM series with the faults of the field: each gives the right volume or the right refusal."""
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ from focusnet.geometry import Volume
 from focusnet.io import read_volume
 from focusnet.io.dicom import find_series, read_series, read_series_reference
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence
 from pydicom.uid import RLELossless, generate_uid
 
 MARKER_LPS = np.array([22.0, -14.0, 9.0])
@@ -270,6 +271,27 @@ def test_jpeg2000(ct_series, tmp_path):
     np.testing.assert_array_equal(read_series(tmp_path / "jpeg2000").array, series.array())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_paths_that_are_no_utf_8_are_read_or_refused(ct_series, tmp_path):
+    series = ct_series()
+    plain = series.write(tmp_path / os.fsdecode(b"\xff"))
+    np.testing.assert_array_equal(read_series(plain).array, series.array())
+    jpeg2000(ct_series().write(tmp_path / "plain"), tmp_path / "jpeg2000")
+    (tmp_path / "jpeg2000").rename(tmp_path / os.fsdecode(b"\xfe"))
+    with pytest.raises(FocusNetError, match=r"E_UNREADABLE.*no valid UTF-8"):
+        read_series(tmp_path / os.fsdecode(b"\xfe"))
+
+
+def test_lack_of_memory_while_pixels_are_decoded_is_told_as_such(ct_series, tmp_path, monkeypatch):
+    folder = ct_series().write(tmp_path)
+
+    def short(dataset):
+        raise MemoryError
+
+    monkeypatch.setattr(pydicom.FileDataset, "pixel_array", property(short))
+    assert refusal(folder).code == "E_OUT_OF_MEMORY"
+
+
 def jpeg2000(source: Path, target: Path) -> None:
     """Compress by GDCM; the place and series, which ITK rewrites, are put back."""
     target.mkdir()
@@ -293,38 +315,10 @@ def test_compressed_monochrome1_is_refused_as_gdcm_would_invert_it(ct_series, tm
     assert refusal(ct_series(edit=inverted_display).write(tmp_path)).code == "E_UNREADABLE"
 
 
-def enhanced(series) -> Dataset:
-    """The series as one enhanced multi-frame CT, its frames in reverse order."""
-    ds = series.dataset(0)
-    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
-    order = range(series.count - 1, -1, -1)
-    ds.NumberOfFrames = series.count
-    ds.PixelData = b"".join(series.dataset(index).PixelData for index in order)
-    measures, plane, rescale = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing = ds.PixelSpacing
-    plane.ImageOrientationPatient = ds.ImageOrientationPatient
-    rescale.RescaleSlope, rescale.RescaleIntercept = ds.RescaleSlope, ds.RescaleIntercept
-    shared = Dataset()
-    shared.PixelMeasuresSequence = Sequence([measures])
-    shared.PlaneOrientationSequence = Sequence([plane])
-    shared.PixelValueTransformationSequence = Sequence([rescale])
-    ds.SharedFunctionalGroupsSequence = Sequence([shared])
-    frames = []
-    for index in order:
-        position, frame = Dataset(), Dataset()
-        position.ImagePositionPatient = [float(v) for v in series.position(index)]
-        frame.PlanePositionSequence = Sequence([position])
-        frames.append(frame)
-    ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
-        delattr(ds, keyword)
-    return ds
-
-
 def test_enhanced_multiframe_ct(ct_series, tmp_path):
     series = ct_series()
     path = tmp_path / "enhanced.dcm"
-    enhanced(series).save_as(path, enforce_file_format=True)
+    series.enhanced().save_as(path, enforce_file_format=True)
     for source in (tmp_path, path):
         volume = read_volume(source)
         np.testing.assert_array_equal(volume.array, series.array())
@@ -333,7 +327,7 @@ def test_enhanced_multiframe_ct(ct_series, tmp_path):
 
 
 def test_multiframe_without_functional_groups_is_refused(ct_series, tmp_path):
-    ds = enhanced(ct_series())
+    ds = ct_series().enhanced()
     del ds.PerFrameFunctionalGroupsSequence
     ds.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
     assert refusal(tmp_path).code == "E_MULTIFRAME"

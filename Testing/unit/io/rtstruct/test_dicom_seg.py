@@ -15,12 +15,14 @@ import SimpleITK as sitk
 from focusnet import DISCLAIMER
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Box, Geometry, LabelMap
-from focusnet.io.dicom import read_series_reference
+from focusnet.io.dicom import read_series, read_series_reference
 from focusnet.io.dicom_seg import DicomSegOptions, read_dicom_seg, write_dicom_seg
 from focusnet.io.names import structure_names
+from focusnet.io.rtstruct import write_rtstruct
 from focusnet.io.segmentation import Segment, Segmentation
 from focusnet.io.shapes import Provenance, native_geometry
 from focusnet.organs import find
+from pydicom.multival import MultiValue
 
 pytest.importorskip("highdicom")
 
@@ -147,6 +149,71 @@ def test_multi_frame_series_can_be_referred_to(rt, grid, tmp_path):
     write_dicom_seg(labels_on(grid), replace(reference, slices=slices), tmp_path / "s")
     labels = labels_on(grid)
     np.testing.assert_array_equal(placed(read_dicom_seg(tmp_path / "s"), "Parotid_L", grid), labels.mask("parotid_l"))
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_an_enhanced_ct_stored_head_to_feet_keeps_every_slice_in_its_place(ct_series, tmp_path, overlapping):
+    """Its frames lie in the other order than the slices of the volume."""
+    series = ct_series()
+    (tmp_path / "ct").mkdir()
+    series.enhanced().save_as(tmp_path / "ct" / "e.dcm", enforce_file_format=True)
+    volume = read_series(tmp_path / "ct")
+    ball = volume.array > 900
+    other = np.roll(ball, 2 if overlapping else 40, axis=2)
+    masks = Segmentation(volume.geometry, [Segment("Parotid_L", ball), Segment("ring", other)])
+    write_dicom_seg(masks, read_series_reference(tmp_path / "ct"), tmp_path / "s")
+    found = read_dicom_seg(tmp_path / "s")
+    for name, mask in (("Parotid_L", ball), ("ring", other)):
+        np.testing.assert_array_equal(placed(found, name, volume.geometry), mask)
+    for frame in pydicom.dcmread(tmp_path / "s").PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        place = frame.PlanePositionSequence[0].ImagePositionPatient
+        np.testing.assert_allclose(place, series.position(series.count - source.ReferencedFrameNumber))
+
+
+def test_frames_that_can_t_be_referred_to_are_refused(ct_series, tmp_path):
+    series = ct_series()
+    layouts = {"repeated": [[0, *range(12)]], "two files": [range(6), range(6, 12)]}
+    for name, files in layouts.items():
+        for number, order in enumerate(files):
+            (tmp_path / name).mkdir(exist_ok=True)
+            series.enhanced(order).save_as(tmp_path / name / f"{number}.dcm", enforce_file_format=True)
+        volume, reference = read_series(tmp_path / name), read_series_reference(tmp_path / name)
+        masks = LabelMap((volume.array > 900).astype(np.uint8), volume.geometry, {1: "parotid_l"})
+        with pytest.raises(FocusNetError, match="E_MULTIFRAME"):
+            write_dicom_seg(masks, reference, tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+CLINICAL_VALUES = {
+    "PatientBirthDate": "19450000",
+    "PatientSex": "UNKNOWN",
+    "StudyDate": "1999-01-01",
+    "StudyTime": "12:34:56",
+    "PatientID": "12\\34",
+    "PatientName": "Ab^C\\De^F",
+    "StudyID": "12345678901234567890",
+    "StudyDescription": "neck " * 20,
+}
+
+
+@pytest.mark.parametrize("write", [write_dicom_seg, write_rtstruct])
+def test_header_values_against_the_standard_are_copied_without_a_word(ct_series, tmp_path, recwarn, write):
+    def as_in_clinics(ds, index):
+        for keyword, value in CLINICAL_VALUES.items():
+            setattr(ds, keyword, value)
+
+    reference = read_series_reference(ct_series(edit=as_in_clinics).write(tmp_path / "ct"))
+    labels = np.zeros(native_geometry(reference).shape_zyx, np.uint8)
+    labels[3:6, 20:30, 20:30] = 1
+    recwarn.clear()
+    write(LabelMap(labels, native_geometry(reference), {1: "brain"}), reference, tmp_path / "s")
+    assert [str(warning.message) for warning in recwarn] == []
+    ds = pydicom.dcmread(tmp_path / "s")
+    for keyword, value in CLINICAL_VALUES.items():
+        stored = ds[keyword].value
+        text = "\\".join(map(str, stored)) if isinstance(stored, MultiValue) else str(stored)
+        assert text == value.strip(), keyword
 
 
 def test_dcmqi_reads_the_same_masks(ct_series, tmp_path):
