@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from focusnet.analysis import analyse
+from focusnet.organs import organ_keys
 from focusnet.outputs import OutputOptions
-from focusnet.segment import SegmentOptions, make_predictor, organ_keys
+from focusnet.segment import SegmentOptions, make_predictor
 
 from FocusNetSegmentationLib import runtime
 from FocusNetSegmentationLib.exchange import Report

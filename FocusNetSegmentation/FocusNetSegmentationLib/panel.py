@@ -9,6 +9,7 @@ from typing import Any
 
 import qt
 from focusnet import DISCLAIMER
+from focusnet.console import duration
 from focusnet.errors import Cancelled, FocusNetError
 from focusnet.organs import organ
 
@@ -215,7 +216,7 @@ class Panel:
     def _show_progress(self) -> None:
         progress = self._job.progress
         self.ui.progressBar.value = round(100 * progress.share)
-        left = "" if progress.seconds_left is None else f", about {_duration(progress.seconds_left)} left"
+        left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
         self._tell(f"{progress.stage.capitalize()}: {progress.share:.0%}{left}")
 
     def show_finished(self, outcome: Any, volume: Any) -> None:
@@ -355,8 +356,3 @@ class Panel:
 
     def _tell_error(self, error: FocusNetError) -> None:
         self._tell("Cancelled; the scene is as it was." if isinstance(error, Cancelled) else str(error))
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"

@@ -60,7 +60,8 @@ def _segment(folder: Path) -> None:
     emit("progress", stage="loading the model", share=0.0, seconds_left=None)
     from focusnet.analysis import analyse
     from focusnet.devices import keep_memory
-    from focusnet.segment import make_predictor, organ_keys
+    from focusnet.organs import organ_keys
+    from focusnet.segment import make_predictor
 
     from FocusNetSegmentationLib.exchange import Report, read_request, write_report
 

@@ -46,12 +46,14 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _evaluate(chosen: argparse.Namespace) -> int:
     from focusnet.evaluation import EvaluationOptions, evaluate
     from focusnet.evaluation.summary import mean_over_organs, summarise_rows
+    from focusnet.organs import organ_keys, split_names
 
+    names = split_names(chosen.organs)
     options = EvaluationOptions(
         others={} if chosen.second is None else {"second": chosen.second},
         observer=chosen.observer,
         ct=chosen.ct,
-        organs=None if chosen.organs is None else _organ_keys(chosen.organs),
+        organs=None if names is None else organ_keys(names),
         label_names=chosen.label_names,
         spellings=chosen.spellings,
         tables=tuple(chosen.table),
@@ -75,28 +77,6 @@ def _evaluate(chosen: argparse.Namespace) -> int:
             if mean is not None:
                 print(f"{name}: mean DSC over {mean[1]} organs {mean[0]:.3f}", flush=True)
     return FAILED if result.failed else DONE
-
-
-def _organ_keys(text: str) -> tuple[str, ...]:
-    """Keys of the organs in a list, as the command line has them; its own functions need packages Slicer lacks.
-
-    Raises:
-        FocusNetError: ``E_USAGE`` for a list without a name, ``E_UNKNOWN_ORGAN`` with similar names.
-    """
-    from focusnet.errors import FocusNetError
-    from focusnet.organs import find, suggest
-
-    keys = []
-    for name in filter(None, (part.strip() for part in text.split(","))):
-        organ = find(name)
-        if organ is None:
-            near = suggest(name)[:3]
-            hint = f"did you mean {' or '.join(near)}?" if near else "see the organ catalogue."
-            raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called '{name}'; {hint}")
-        keys.append(organ.key)
-    if not keys:
-        raise FocusNetError("E_USAGE", "The list of organs is empty; leave --organs out for all.")
-    return tuple(dict.fromkeys(keys))
 
 
 def _tell(line: str) -> None:

@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -247,6 +244,7 @@ def save_bundle(
             in ``precision`` or do not belong to the architecture.
     """
     from focusnet import bundle_weights
+    from focusnet.io.atomic import new_folder
 
     folder = Path(folder)
     data = bundle_weights.pack(network, precision)
@@ -271,53 +269,6 @@ def save_bundle(
 def holds_bundle(folder: Path) -> bool:
     """Whether a folder is that of a bundle, whole or not."""
     return (folder / SPEC_NAME).is_file()
-
-
-def check_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
-    """Refuse a target of :func:`new_folder` that must stay.
-
-    Raises:
-        FocusNetError: ``E_OUTPUT_EXISTS``.
-    """
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' is there; choose another place or allow overwriting.")
-    if not folder.is_dir() or (any(folder.iterdir()) and not is_ours(folder)):
-        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' holds something else and is kept; choose another place.")
-
-
-@contextmanager
-def new_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """Temporary sibling that becomes ``folder`` when the block succeeds and is removed when it fails.
-
-    Args:
-        folder: Target; missing parents are made.
-        overwrite: Replace a folder that is there.
-        is_ours: Whether a folder that is there is of the same kind; any other is kept.
-
-    Yields:
-        The folder to write into.
-
-    Raises:
-        FocusNetError: ``E_OUTPUT_EXISTS`` when the folder is there and may not be replaced, ``E_OUTPUT_WRITE`` when the
-            disk is full or the place can't be written.
-    """
-    try:
-        check_folder(folder, overwrite, is_ours)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            yield new
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise FocusNetError(
-            "E_OUTPUT_WRITE", f"'{folder.name}' can't be written: {reason}; check free space and permissions."
-        ) from error
 
 
 def _read(folder: Path, name: str) -> bytes:

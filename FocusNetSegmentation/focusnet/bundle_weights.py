@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from focusnet.bundle import WEIGHTS_NAME
+from focusnet.devices import DTYPES
 from focusnet.errors import FocusNetError
 from focusnet.networks import builders
 
-FILE_NAME = "weights.safetensors"
 MAX_HEADER_BYTES = 2**23
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}
 ITEM_BYTES = {**FLOATS, "I64": 8}
 FILLING = frozenset({"normal_", "uniform_", "fill_", "zero_"})
@@ -67,7 +67,7 @@ def unpack(model: str, name: str, arguments: Mapping[str, Any], data: bytes) -> 
         for key, tensor in safetensors.torch.load(data).items()
     }
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise FocusNetError("E_BUNDLE_FORMAT", f"{FILE_NAME} of '{model}' holds values that are not finite.")
+        raise FocusNetError("E_BUNDLE_FORMAT", f"{WEIGHTS_NAME} of '{model}' holds values that are not finite.")
     with torch.random.fork_rng(devices=[]):
         network = builders.build(name, **arguments)
     network.load_state_dict(state, strict=True)
@@ -90,7 +90,7 @@ def _read_header(data: bytes, model: str) -> Header:
     """Type and shape of each tensor; the header must describe exactly the bytes that follow it."""
 
     def refusal(why: str) -> FocusNetError:
-        return FocusNetError("E_BUNDLE_FORMAT", f"{FILE_NAME} of '{model}' {why}; get the bundle again.")
+        return FocusNetError("E_BUNDLE_FORMAT", f"{WEIGHTS_NAME} of '{model}' {why}; get the bundle again.")
 
     # A safetensors file may begin with the same bytes, which are its header's length; but then the header follows.
     if (data[:2] == b"PK" or data[:1] == b"\x80") and data[8:9] != b"{":

@@ -35,10 +35,10 @@ from focusnet.cli_options import (
     Quiet,
     Uncertainty,
     Verbose,
-    split_names,
 )
 from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import Cancelled, FocusNetError, Terminated
+from focusnet.organs import split_names
 
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]  # typer names it differently from version to version
 
@@ -211,13 +211,14 @@ def evaluate(
     from focusnet.evaluation import EvaluationOptions
     from focusnet.evaluation import evaluate as run_evaluation
     from focusnet.evaluation.summary import mean_over_organs, summarise_rows
-    from focusnet.segment import organ_keys
+    from focusnet.organs import organ_keys
 
+    names = split_names(organs)
     options = EvaluationOptions(
         others={} if second is None else {"second": second},
         observer=observer,
         ct=ct,
-        organs=None if organs is None else organ_keys(split_names(organs) or ()),
+        organs=None if names is None else organ_keys(names),
         label_names=label_names,
         spellings=spellings,
         tables=tuple(table or ()),

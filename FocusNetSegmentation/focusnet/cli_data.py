@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from focusnet.cli_options import DONE, FAILED, Json, Quiet, Verbose, split_names
+from focusnet.cli_options import DONE, FAILED, Json, Quiet, Verbose
 from focusnet.console import CaseProgress, say, shown_progress, tell
 from focusnet.errors import FocusNetError
 
@@ -54,7 +54,7 @@ def import_scans(
 
     from focusnet.evaluation.reading import read_label_names
     from focusnet.io.names import read_name_table
-    from focusnet.segment import organ_keys
+    from focusnet.organs import organ_keys, split_names
 
     names = split_names(organs)
 

@@ -24,10 +24,10 @@ from focusnet.cli_options import (
     Quiet,
     Uncertainty,
     Verbose,
-    split_names,
 )
 from focusnet.console import say, tell
 from focusnet.errors import FocusNetError
+from focusnet.organs import split_names
 
 if TYPE_CHECKING:
     from focusnet.batch import BatchOptions, Row

@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from focusnet.errors import FocusNetError
-
 DONE, FAILED, REFUSED, CANCELLED, INTERRUPTED = 0, 1, 2, 3, 130
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 at least one case failed, the others are done and listed; 2 wrong usage or refused input, with "
-    "one line that says why; 3 cancelled; 130 interrupted."
+    "Exit codes: 0 done; 1 at least one case failed, the others are done and listed; 2 wrong usage or refused input, "
+    "with one line that says why; 3 cancelled; 130 interrupted."
 )
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no remarks beside the answer.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail where there is some; the trace of an unexpected error.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More detail; the trace of an unexpected error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Model = Annotated[str | None, typer.Option("--model", help="Name or folder of a model; the shipped one by default.")]
 Organs = Annotated[str | None, typer.Option("--organs", help="Organs to label, separated by commas; all by default.")]
@@ -27,17 +25,3 @@ Uncertainty = Annotated[bool, typer.Option("--uncertainty", help="Also write a m
 Names = Annotated[
     bool, typer.Option("--names", help="Name outputs and rows after the inputs, which may identify patients.")
 ]
-
-
-def split_names(text: str | None) -> tuple[str, ...] | None:
-    """Names separated by commas.
-
-    Raises:
-        FocusNetError: ``E_USAGE`` when there is a text without a name.
-    """
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise FocusNetError("E_USAGE", "The list of names is empty; leave the option out for all.")
-    return names

@@ -48,7 +48,7 @@ class _Lines:
         if case == last_case and stage == last_stage and share < last_share + LINE_STEP:
             return
         self._last = (case, stage, share)
-        left = "" if seconds is None else f", about {_duration(seconds)} left"
+        left = "" if seconds is None else f", about {duration(seconds)} left"
         tell(f"{case}: {stage}, {share:.0%} done{left}")
 
 
@@ -66,12 +66,13 @@ def _bar() -> Iterator[CaseProgress]:
                 for done in tasks.values():
                     bar.update(done, visible=False)
                 tasks[case] = bar.add_task(case, total=1.0, left="")
-            left = "" if seconds is None else f"about {_duration(seconds)} left"
+            left = "" if seconds is None else f"about {duration(seconds)} left"
             bar.update(tasks[case], completed=share, description=f"{case}: {stage}", left=left)
 
         yield show
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     whole = round(seconds)
     return f"{whole} s" if whole < 60 else f"{whole // 60}:{whole % 60:02d} min"

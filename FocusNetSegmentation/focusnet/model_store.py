@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from focusnet.bundle import FILE_LIMITS, SPEC_NAME, BundleSpec, holds_bundle, load_bundle, new_folder, read_spec
+from focusnet.bundle import FILE_LIMITS, SPEC_NAME, BundleSpec, holds_bundle, load_bundle, read_spec
 from focusnet.errors import FocusNetError
 
 DEFAULT_MODEL = "openkbp7"
@@ -117,6 +117,8 @@ def install_bundle(source: Path | str, *, overwrite: bool = False, destination: 
         FocusNetError: ``E_BUNDLE_*`` when the source is no sound bundle, ``E_OUTPUT_EXISTS`` when the name is taken,
             ``E_OUTPUT_WRITE`` when there is no space to unpack or install it.
     """
+    from focusnet.io.atomic import new_folder
+
     source = Path(source)
     destination = destination or user_folder()
     with tempfile.TemporaryDirectory(prefix="focusnet-install-") as scratch:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -135,6 +135,37 @@ def organ(key: str) -> Organ:
         close = ", ".join(suggest(key))
         hint = f"did you mean {close}?" if close else "see 'focusnet organs'."
         raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ '{key}' in the catalogue; {hint}") from None
+
+
+def organ_keys(names: Iterable[str]) -> tuple[str, ...]:
+    """Canonical keys of organs given in any spelling.
+
+    Raises:
+        FocusNetError: ``E_UNKNOWN_ORGAN`` with similar names.
+    """
+    keys = []
+    for name in names:
+        found = find(name)
+        if found is None:
+            near = suggest(name)
+            hint = f"did you mean {' or '.join(near[:3])}?" if near else "see 'focusnet organs'."
+            raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called '{name}'; {hint}")
+        keys.append(found.key)
+    return tuple(dict.fromkeys(keys))
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas; None for None.
+
+    Raises:
+        FocusNetError: ``E_USAGE`` when there is a text without a name.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise FocusNetError("E_USAGE", "The list of names is empty; leave the option out for all.")
+    return names
 
 
 def find(name: str) -> Organ | None:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from focusnet import organs
-from focusnet.bundle import check_folder, new_folder
 from focusnet.errors import FocusNetError
 from focusnet.geometry import LabelMap, Volume
-from focusnet.io.atomic import check_folder_writable, check_target, unwritable
+from focusnet.io.atomic import check_folder, check_folder_writable, check_target, new_folder, unwritable
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import labels_path, write_segmentation
 from focusnet.uncertainty import uncertainty_percent
@@ -180,12 +179,17 @@ def check_packages(formats: Sequence[str]) -> None:
         from focusnet.io.dicom_seg import require_highdicom
 
         require_highdicom()
-    if "mrb" in formats and not all(n in sys.modules or find_spec(n) for n in ("FocusNetSegmentationLib", "slicer")):
+    if "mrb" in formats and not has_mrml():
         raise FocusNetError(
             "E_NO_MRML",
             "A .mrb needs 3D Slicer's classes; run inside 3D Slicer or install them with "
             '`pip install ".[mrml]"` in the repository.',
         )
+
+
+def has_mrml() -> bool:
+    """Whether 3D Slicer's classes are here, and the bridge to them."""
+    return all(name in sys.modules or find_spec(name) for name in ("FocusNetSegmentationLib", "slicer"))
 
 
 def read_reference(

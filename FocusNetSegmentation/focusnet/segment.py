@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from focusnet import organs
 from focusnet.analysis import analyse
 from focusnet.console import CaseProgress
 from focusnet.errors import Cancelled, FocusNetError, lacks_memory, out_of_memory
@@ -26,6 +26,7 @@ from focusnet.io.dicom import is_dicom, read_series
 from focusnet.io.dicom_headers import DICOM_SUFFIXES, ct_series_uid
 from focusnet.io.image import image_suffix
 from focusnet.io.segmentation import is_own_labelmap
+from focusnet.organs import organ_keys
 from focusnet.outputs import (
     Output,
     OutputOptions,
@@ -40,6 +41,7 @@ from focusnet.outputs import (
 if TYPE_CHECKING:
     from focusnet.inference import Cancel, Predictor, Progress
 
+GRACE_SECONDS = 3.0
 CHANNEL_SUFFIX = "_0000"
 OWN_OUTPUTS = (".seg.nrrd", ".uncertainty.nrrd")
 
@@ -209,23 +211,6 @@ def case_name(path: Path) -> str:
         return name
     suffix = image_suffix(path) or path.suffix
     return name[: len(name) - len(suffix)].removesuffix(CHANNEL_SUFFIX)
-
-
-def organ_keys(names: Sequence[str]) -> tuple[str, ...]:
-    """Canonical keys of organs given in any spelling.
-
-    Raises:
-        FocusNetError: ``E_UNKNOWN_ORGAN`` with similar names.
-    """
-    keys = []
-    for name in names:
-        found = organs.find(name)
-        if found is None:
-            near = organs.suggest(name)
-            hint = f"did you mean {' or '.join(near[:3])}?" if near else "see 'focusnet models show'."
-            raise FocusNetError("E_UNKNOWN_ORGAN", f"No organ is called '{name}'; {hint}")
-        keys.append(found.key)
-    return tuple(dict.fromkeys(keys))
 
 
 def make_predictor(options: SegmentOptions) -> Predictor:
@@ -442,7 +427,15 @@ def _start_worker(options: SegmentOptions, threads: int) -> None:
     torch.set_num_threads(threads)
     _worker = (make_predictor(options), options)
     # From here on being ended must clear away half-written files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end_worker)
+
+
+def _end_worker(*_: object) -> None:
+    """End by an exception, which clears away; where it is lost, as in a destructor, end all the same a little later."""
+    timer = threading.Timer(GRACE_SECONDS, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    sys.exit(1)
 
 
 def _work(case: Case, outputs: list[Output]) -> CaseResult:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import IO
+
+from focusnet.io.lock import try_lock
 
 RETRY_SECONDS = 0.05
 
@@ -25,11 +26,11 @@ class RunLock:
         """Take the lock, trying for some time; whether it was free.
 
         Raises:
-            OSError: The file can't be made.
+            OSError: The file can't be made, or the file system has no locks.
         """
         end = time.monotonic() + wait_seconds
         file = self._path.open("ab")
-        while not _try_lock(file):
+        while not try_lock(file):
             if time.monotonic() >= end:
                 file.close()
                 return False
@@ -49,29 +50,7 @@ def is_locked(path: Path) -> bool:
     for mode in ("r+b", "rb"):  # over NFS only who may write can lock; what a colleague owns can be read only
         try:
             with path.open(mode) as file:
-                return not _try_lock(file)
+                return not try_lock(file)
         except OSError:
             continue
     return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

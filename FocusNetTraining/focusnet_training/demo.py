@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from focusnet.analysis import Analysis, analyse
 from focusnet.evaluation import EvaluationOptions, Row, evaluate
 from focusnet.io.image import write_image
 from focusnet.io.segmentation import write_segmentation
-from focusnet.outputs import OutputOptions, Result, plan_outputs, write_outputs
+from focusnet.outputs import OutputOptions, Result, has_mrml, plan_outputs, write_outputs
 from focusnet.pictures import contour_views
 from focusnet.segment import SegmentOptions, make_predictor
 
@@ -23,7 +22,6 @@ from focusnet_training.phantom import make_phantom
 if TYPE_CHECKING:
     from focusnet.inference import Progress
 
-DEMO_MODEL = "phantom22"
 DEMO_SEED = 7
 """Data sets of phantoms draw their cases' seeds from 32 bits, so that this patient is in none of them."""
 
@@ -83,7 +81,7 @@ def run_demo(out: Path, options: SegmentOptions, seed: int = DEMO_SEED, progress
     write_image(phantom.volume, ct, overwrite=True)
     write_segmentation(phantom.labels, truth, overwrite=True)
     analysis = analyse(phantom.volume, predictor, progress=progress)
-    formats = ("seg.nrrd", "mrb") if _has_mrml() else ("seg.nrrd",)
+    formats = ("seg.nrrd", "mrb") if has_mrml() else ("seg.nrrd",)
     output = OutputOptions(formats, overwrite=True)
     plan = plan_outputs(case, ct, out, output, several=False)
     write_outputs(plan, Result(case, ct, None, phantom.volume, analysis), output)
@@ -99,7 +97,3 @@ def run_demo(out: Path, options: SegmentOptions, seed: int = DEMO_SEED, progress
 def _mean_dsc(rows: Sequence[Row]) -> float:
     values = [row.dsc for row in rows if row.dsc is not None]
     return float(np.mean(values)) if values else float("nan")
-
-
-def _has_mrml() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("slicer", "FocusNetSegmentationLib"))

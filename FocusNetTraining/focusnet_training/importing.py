@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from focusnet.bundle import new_folder
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Volume
-from focusnet.io.atomic import atomic_path
+from focusnet.io.atomic import atomic_path, new_folder
 from focusnet.io.image import load_sitk, write_image
 from focusnet.organs import suggest
 

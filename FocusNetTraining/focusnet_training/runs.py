@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from focusnet.bundle import Architecture, Bundle, ModelSpec, holds_bundle, load_bundle, new_folder, save_bundle
+from focusnet.bundle import Architecture, Bundle, ModelSpec, holds_bundle, load_bundle, save_bundle
 from focusnet.console import tell as tell_user
 from focusnet.errors import FocusNetError
 from focusnet.evaluation.overlap import dice
 from focusnet.inference import Predictor
+from focusnet.io.atomic import new_folder
 
 from focusnet_training.assembly import build_model, network_arguments
 from focusnet_training.checkpoint import load_checkpoint

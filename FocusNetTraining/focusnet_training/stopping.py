@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any
+from typing import Any
 
 from focusnet.errors import Cancelled, FocusNetError
+from focusnet.io.lock import try_lock
 
 STOP_FILE, LOCK_FILE = "stop", "lock"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -92,23 +91,9 @@ def only_run(folder: Path) -> Iterator[None]:
             "E_OUTPUT_WRITE", f"The run folder can't be written ({error.strerror}); check it and its permissions."
         ) from error
     with file:
-        try:
-            _lock(file)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+        with suppress(OSError):  # a file system without locks: the run goes on unguarded
+            if not try_lock(file):
                 raise FocusNetError(
                     "E_RUN_BUSY", f"Another process trains in {folder.name}; wait for it or give a new folder."
-                ) from error
-            # A file system without locks: the run goes on unguarded.
+                )
         yield
-
-
-def _lock(file: IO[str]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,11 +15,11 @@ from focusnet.bundle import (
     ModelSpec,
     holds_bundle,
     load_bundle,
-    new_folder,
     read_spec,
     save_bundle,
 )
 from focusnet.errors import FocusNetError
+from focusnet.io.atomic import new_folder
 from focusnet.networks import builders
 from pydantic import ValidationError
 

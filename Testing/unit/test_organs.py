@@ -18,6 +18,7 @@ from focusnet.organs import (
     Organ,
     find,
     organ,
+    organ_keys,
     suggest,
 )
 from hypothesis import given
@@ -343,6 +344,14 @@ def test_volume_ranges_hold_every_whole_expert_contour(shared_data: Path) -> Non
         low, high = found.volume_range_ml
         assert low <= numbers["mm3"]["min"] / 1000, name
         assert numbers["mm3"]["max"] / 1000 <= high, name
+
+
+def test_organs_in_any_spelling():
+    assert organ_keys(["Parotid_L", "Glnd_Submand_R", "left parotid"]) == ("parotid_l", "submandibular_r")
+    with pytest.raises(FocusNetError, match=r"E_UNKNOWN_ORGAN.*did you mean"):
+        organ_keys(["parotid_ll"])
+    with pytest.raises(FocusNetError, match="E_UNKNOWN_ORGAN"):
+        organ_keys(["zzz"])
 
 
 def test_the_command_lists_every_organ_by_its_key(capsys):

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
@@ -17,6 +16,7 @@ from typing import IO, Any, Literal
 
 from focusnet.errors import FocusNetError
 from focusnet.io.atomic import atomic_path
+from focusnet.io.lock import try_lock
 
 MANIFEST, SETTINGS, LOCK = "manifest.csv", "batch.json", ".lock"
 LEFTOVER = re.compile(r"\.[0-9a-f]{12}(\..*)?|\.scene-.+|\..+-[a-z0-9_]{8}")
@@ -163,23 +163,14 @@ def _refuse_strangers(folder: Path) -> None:
 
 
 def _locked(path: Path) -> IO[str]:
-    """The open file of a lock that the operating system lifts when this process ends, however it ends."""
+    """The open file of the batch's lock; on a file system without locks the batch goes on unguarded."""
     file = path.open("a+", encoding="utf-8")
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise FocusNetError(
-            "E_BATCH_RUNNING", "Another process is at work in the folder of the results; wait until it has ended."
-        ) from error
+    with suppress(OSError):
+        if not try_lock(file):
+            file.close()
+            raise FocusNetError(
+                "E_BATCH_RUNNING", "Another process is at work in the folder of the results; wait until it has ended."
+            )
     return file
 
 

@@ -17,8 +17,9 @@ from focusnet.batch.work import Task
 from focusnet.bundle import read_spec
 from focusnet.errors import FocusNetError
 from focusnet.model_store import find_bundle
+from focusnet.organs import organ_keys
 from focusnet.outputs import check_packages
-from focusnet.segment import Case, CaseResult, SegmentOptions, organ_keys
+from focusnet.segment import Case, CaseResult, SegmentOptions
 
 MAX_NAME_BYTES = 100
 Report = Callable[[Row, CaseResult | None], None]

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,6 +61,53 @@ def check_target(path: str | Path, *, overwrite: bool) -> None:
         _refuse_existing(target, overwrite)
     except OSError as error:
         raise unwritable(target, error) from error
+
+
+def check_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a target of :func:`new_folder` that must stay.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_EXISTS``.
+    """
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' is there; choose another place or allow overwriting.")
+    if not folder.is_dir() or (any(folder.iterdir()) and not is_ours(folder)):
+        raise FocusNetError("E_OUTPUT_EXISTS", f"'{folder}' holds something else and is kept; choose another place.")
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+    """Temporary sibling that becomes ``folder`` when the block succeeds and is removed when it fails.
+
+    Args:
+        folder: Target; missing parents are made.
+        overwrite: Replace a folder that is there.
+        is_ours: Whether a folder that is there is of the same kind; any other is kept.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        FocusNetError: ``E_OUTPUT_EXISTS`` when the folder is there and may not be replaced, ``E_OUTPUT_WRITE`` when the
+            disk is full or the place can't be written.
+    """
+    try:
+        check_folder(folder, overwrite, is_ours)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            yield new
+            for path in new.rglob("*"):
+                if path.is_file():
+                    _flush_to_disk(path)
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def check_folder_writable(folder: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from focusnet.errors import FocusNetError
 from focusnet.geometry import Geometry
 
+UNREVIEWED = "UNREVIEWED"
 GZIP_LEVEL = 1
 GZIP_CONTAINER = 31
 FIELDS = ("ID", "Name", "Color", "LabelValue", "Layer", "Tags")
@@ -114,7 +115,7 @@ def _segment_fields(entries: list[SegmentEntry], geometry: Geometry, stamp: Mapp
         colour = " ".join(f"{channel / 255:.6g}" for channel in entry.colour or (128, 174, 128))
         tags = [f"{TERMINOLOGY_TAG}:{entry.terminology}"] if entry.terminology else []
         if stamp is not None:
-            tags += [f"FocusNet:{_stamp_line(stamp)}", STATUS_TAG]
+            tags += [f"FocusNet:{stamp_line(stamp)}", STATUS_TAG]
         for key, value in {
             "ID": identifier,
             "Name": _one_line(entry.name),
@@ -141,9 +142,9 @@ def _unique_identifiers(entries: list[SegmentEntry]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(names, start=1)]
 
 
-def _stamp_line(stamp: Mapping[str, str]) -> str:
-    """``|`` and ``:`` would end the tag."""
-    line = "; ".join(["UNREVIEWED", *(f"{key}={text}" for key, text in stamp.items())])
+def stamp_line(stamp: Mapping[str, str]) -> str:
+    """The stamp of a result as one segment tag, which ``|`` and ``:`` would end."""
+    line = "; ".join([UNREVIEWED, *(f"{key}={text}" for key, text in stamp.items())])
     return line.replace("|", "/").replace(":", "-")
 
 
