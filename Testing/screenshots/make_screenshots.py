@@ -6,6 +6,7 @@ the GUI tests, so fonts and frames differ a little from the application. The pat
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -194,4 +195,6 @@ def _load(name: str, path: Path) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "Resources" / "Screenshots")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "Resources" / "Screenshots")
+    main(parser.parse_args().folder)
