@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -235,12 +235,13 @@ def _holds_organs(folder: Path) -> bool:
 
 
 def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOptions) -> None:
-    """Write all outputs of a case, or none.
+    """Write all outputs of a case, or none; what was there before and may be replaced is never lost.
 
     Raises:
         FocusNetError: ``E_OUTPUT_EXISTS``, ``E_OUTPUT_WRITE``, ``E_BAD_GEOMETRY``, ``E_NO_MRML`` and the refusals of
             the formats.
     """
+    before = {path for output in outputs for path in _places(output) if path.exists()}
     written: list[Output] = []
     try:
         for output in outputs:
@@ -251,22 +252,31 @@ def write_outputs(outputs: Sequence[Output], result: Result, options: OutputOpti
     except BaseException:
         for output in written:
             with suppress(OSError):
-                remove_output(output)
+                remove_output(output, keep=before)
         raise
 
 
-def remove_output(output: Output) -> None:
+def remove_output(output: Output, keep: Collection[Path] = ()) -> None:
     """Remove an output where it is there.
+
+    Args:
+        output: Its file or folder, and the table of a label map.
+        keep: Paths among them that stay.
 
     Raises:
         OSError: It can't be removed.
     """
-    if output.is_folder and output.path.is_dir():
-        shutil.rmtree(output.path)
-        return
-    output.path.unlink(missing_ok=True)
-    if _is_labelmap(output):
-        labels_path(output.path).unlink(missing_ok=True)
+    for path in _places(output):
+        if path in keep:
+            continue
+        if output.is_folder and path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _places(output: Output) -> list[Path]:
+    return [output.path, labels_path(output.path)] if _is_labelmap(output) else [output.path]
 
 
 def _is_labelmap(output: Output) -> bool:

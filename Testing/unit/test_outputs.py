@@ -184,6 +184,11 @@ def test_a_case_that_fails_in_its_last_format_leaves_no_file(result, dicom_folde
     with pytest.raises(FocusNetError, match="E_NO_STRUCTURES"):
         write(failing, tmp_path / "out", formats=formats)
     assert list((tmp_path / "out").iterdir()) == []
+    write(result, tmp_path / "out", formats=formats[:1])
+    before = {path.name for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(FocusNetError, match="E_NO_STRUCTURES"):
+        write(failing, tmp_path / "out", formats=formats, overwrite=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == before  # replaced perhaps, but not lost
 
 
 def test_a_structure_set_refers_to_its_series(result, dicom_folder, tmp_path):
