@@ -60,8 +60,8 @@ def show(
     say(f"Organs: {', '.join(spec.organs)}")
     if spec.small_organs:
         say(f"Small organs: {', '.join(spec.small_organs)}")
-    grids = f"mean of {spec.grids} grids of" if spec.grids > 1 else "grid"
-    say(f"{grids.capitalize()}: {x:g} x {y:g} x {z:g} mm, {spec.window_hu[0]:g} to {spec.window_hu[1]:g} HU")
+    grids = f", the mean of {spec.grids} such grids" if spec.grids > 1 else ""
+    say(f"Grid: {x:g} x {y:g} x {z:g} mm{grids}; {spec.window_hu[0]:g} to {spec.window_hu[1]:g} HU")
     say(f"Training data: {spec.training_data}")
     say(f"Weights: SHA-256 {spec.weights.sha256}, {spec.weights.bytes / 2**20:.1f} MiB, made {spec.created:%Y-%m-%d}")
     if verbose:
